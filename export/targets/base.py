@@ -1,0 +1,68 @@
+"""What an export target is: it turns one block at a time into artifacts inside the bundle folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from ...runtime.errors import UsageError
+from ...runtime.manifest import Artifact, EngineName
+from ...runtime.spec import ARBlock
+from ..families.tarflow import BlockWeights, TarFlowConfig
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """Choices that one target or another takes.
+
+    Attributes:
+        onnx_form: ``gqa`` or ``core`` (see onnx_step).
+        windows: window lengths of static graphs; 1 is always among them.
+        executorch_dynamic: one ExecuTorch method for every window instead of static ones.
+        denoise: export the vector-Jacobian graphs where the model and the target have them.
+    """
+
+    onnx_form: Literal["gqa", "core"] = "gqa"
+    windows: tuple[int, ...] = (1, 8, 32)
+    executorch_dynamic: bool = False
+    denoise: bool = True
+
+    def windows_up_to(self, num_patches: int) -> tuple[int, ...]:
+        """The window lengths that fit a model of T patches, ascending, 1 included."""
+        return tuple(sorted({1} | {w for w in self.windows if 1 <= w <= num_patches}))
+
+
+class Target(Protocol):
+    """One export target.
+
+    Attributes:
+        engine: the engine that runs its artifacts; also its folder in the bundle.
+        precisions: those it can write, the best first.
+    """
+
+    engine: EngineName
+    precisions: tuple[str, ...]
+
+    def export_block(
+        self,
+        root: Path,
+        config: TarFlowConfig,
+        stage: ARBlock,
+        weights: BlockWeights,
+        precision: str,
+        options: TargetOptions,
+    ) -> list[Artifact]:
+        """Write a block's artifacts under ``root / engine / precision`` and describe them.
+
+        Paths in the artifacts are relative to ``root`` with forward slashes.
+        """
+
+
+def check_precision(target: Target, precision: str) -> None:
+    """Raise UsageError, naming what exists, if the target cannot write the precision."""
+    if precision not in target.precisions:
+        raise UsageError(
+            f"{target.engine} has no precision {precision!r}: choose from "
+            f"{', '.join(target.precisions)}"
+        )

@@ -1,0 +1,171 @@
+"""The step graph of one autoregressive block, in two forms.
+
+``gqa``: ONNX Runtime's GroupQueryAttention; any window, past and present keys bound to one buffer
+of T rows, so the cache is updated in place. ``core``: standard operators and static shapes for
+providers that have nothing else (Core ML, QNN); the host commits the new rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from ..families.tarflow import LAYER_NORM_EPSILON, BlockWeights, TarFlowConfig
+from .onnx_graph import Graph, WeightsFile
+
+F32, F16, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32
+DTYPES = {"fp32": (np.dtype(np.float32), F32), "fp16": (np.dtype(np.float16), F16)}
+
+
+def add_weights(file: WeightsFile, weights: BlockWeights, precision: str) -> None:
+    """Append a block's parameters; matrices are transposed to [in, out] as MatMul wants them."""
+    dtype = DTYPES[precision][0]
+    for name, array in weights.network.items():
+        file.add(name, (array.T if array.ndim == 2 else array).astype(dtype))
+
+
+class StepEmitter:
+    """What both forms share: everything except attention."""
+
+    def __init__(self, config: TarFlowConfig, weights: WeightsFile, precision: str) -> None:
+        self.config, self.g = config, Graph(weights)
+        self.dtype, self.kind = DTYPES[precision]
+
+    def linear(self, x: str, name: str) -> str:
+        product = self.g.op("MatMul", x, self.g.weight(f"{name}.weight"))
+        return self.g.op("Add", product, self.g.weight(f"{name}.bias"))
+
+    def layer_norm(self, x: str, name: str) -> str:
+        w, b = self.g.weight(f"{name}.weight"), self.g.weight(f"{name}.bias")
+        return self.g.op("LayerNormalization", x, w, b, axis=-1, epsilon=LAYER_NORM_EPSILON)
+
+    def cast(self, x: str, kind: int) -> str:
+        return x if self.kind == F32 else self.g.op("Cast", x, to=kind)
+
+    def attention(self, layer: int, qkv: str) -> str:
+        """qkv [R, W, 3C] to [R, W, C]."""
+        raise NotImplementedError  # pragma: no cover (abstract)
+
+    def body(self, rows: int | str, window: int | str) -> None:
+        """From the inputs x and context to the output ab."""
+        c, g = self.config, self.g
+        x = g.input("x", F32, [rows, window, c.patch_dim])
+        context = g.input("context", F32, [rows, window, c.channels])
+        h = self.linear(self.cast(x, self.kind), "proj_in")
+        h = g.op("Add", h, self.cast(context, self.kind))
+        for i in range(c.layers_per_block):
+            p = f"attn_blocks.{i}"
+            y = self.linear(self.layer_norm(h, f"{p}.attention.norm"), f"{p}.attention.qkv")
+            h = g.op("Add", h, self.linear(self.attention(i, y), f"{p}.attention.proj"))
+            y = g.op("Gelu", self.linear(self.layer_norm(h, f"{p}.mlp.norm"), f"{p}.mlp.main.0"))
+            h = g.op("Add", h, self.linear(y, f"{p}.mlp.main.2"))
+        y = self.cast(self.linear(h, "proj_out"), F32)
+        g.output(y, "ab", F32, [rows, window, c.output_dim])
+
+
+class GqaStep(StepEmitter):
+    """Inputs x [R, W, D], context [R, W, C], seqlens_k int32 [R], total_len int32 scalar, past_*.
+
+    seqlens_k = position + W - 1, total_len = position + W; W is dynamic. With one branch, R rows
+    may be several pictures where W = 1 or position = 0 (GroupQueryAttention refuses the rest). With
+    two branches R is 2 and the branches are folded into heads, which works for every W and position;
+    qkv_scale [3, 2, 1] scales the queries of each branch (attn_temp).
+    """
+
+    def __init__(
+        self, config: TarFlowConfig, weights: WeightsFile, precision: str, branches: int
+    ) -> None:
+        super().__init__(config, weights, precision)
+        self.branches = branches
+
+    def build(self) -> onnx.ModelProto:
+        c, g = self.config, self.g
+        rows: int | str = "R" if self.branches == 1 else 2
+        cache_rows: int | str = "R" if self.branches == 1 else 1
+        g.input("seqlens_k", I32, [cache_rows])
+        g.input("total_len", I32, [])
+        if self.branches == 2:
+            scale = g.input("qkv_scale", F32, [3, 2, 1])
+            self.scale = self.cast(scale, self.kind)
+        heads = self.branches * c.num_heads
+        for i in range(c.layers_per_block):
+            for n in "kv":
+                g.input(f"past_{n}_{i}", self.kind, [cache_rows, heads, "S", c.head_dim])
+        self.body(rows, "W")
+        return g.model(f"gqa_b{self.branches}")
+
+    def attention(self, layer: int, qkv: str) -> str:
+        c, g = self.config, self.g
+        if self.branches == 2:  # [2, W, 3C] -> [W, 3, 2, C] -> [1, W, 6C]: branches become heads
+            y = g.op("Reshape", qkv, g.int64(2, -1, 3, c.channels))
+            y = g.op("Mul", g.op("Transpose", y, perm=[1, 2, 0, 3]), self.scale)
+            qkv = g.op("Reshape", y, g.int64(1, -1, 6 * c.channels))
+        heads = self.branches * c.num_heads
+        out, k, v = g.ops(
+            "GroupQueryAttention",
+            3,
+            *(qkv, "", "", f"past_k_{layer}", f"past_v_{layer}", "seqlens_k", "total_len"),
+            domain="com.microsoft",
+            num_heads=heads,
+            kv_num_heads=heads,
+            scale=float(c.head_dim**-0.5),
+        )
+        cache_rows: int | str = "R" if self.branches == 1 else 1
+        for n, value in (("k", k), ("v", v)):
+            shape = [cache_rows, heads, "S", c.head_dim]
+            g.output(value, f"present_{n}_{layer}", self.kind, shape)
+        if self.branches == 2:
+            out = g.op("Reshape", out, g.int64(-1, 2, c.channels))
+            out = g.op("Transpose", out, perm=[1, 0, 2])
+        return out
+
+
+class CoreStep(StepEmitter):
+    """Static shapes and standard operators only: Add Cast Concat Gelu LayerNormalization MatMul Mul
+    Reshape Softmax Split Transpose.
+
+    Inputs x [R, W, D], context [R, W, C], mask [1, 1, W, T + W] (additive: cache rows, then new
+    rows), q_scale [R, 1, 1, 1], past_{k,v}_l [R, H, T, d]; outputs ab [R, W, 2D or D] and
+    new_{k,v}_l [R, H, W, d], which the host writes into its cache. The softmax runs over both parts
+    at once, so the cache is never copied in the graph.
+    """
+
+    def __init__(
+        self, config: TarFlowConfig, weights: WeightsFile, precision: str, rows: int, window: int
+    ) -> None:
+        super().__init__(config, weights, precision)
+        self.rows, self.window = rows, window
+
+    def build(self) -> onnx.ModelProto:
+        c, g = self.config, self.g
+        mask = g.input("mask", F32, [1, 1, self.window, c.num_patches + self.window])
+        self.mask = self.cast(mask, self.kind)
+        self.q_scale = self.cast(g.input("q_scale", F32, [self.rows, 1, 1, 1]), self.kind)
+        for i in range(c.layers_per_block):
+            for n in "kv":
+                shape = [self.rows, c.num_heads, c.num_patches, c.head_dim]
+                g.input(f"past_{n}_{i}", self.kind, shape)
+        self.body(self.rows, self.window)
+        return g.model(f"core_w{self.window}_r{self.rows}")
+
+    def attention(self, layer: int, qkv: str) -> str:
+        c, g, W = self.config, self.g, self.window
+        T, H, d = c.num_patches, c.num_heads, c.head_dim
+        y = g.op("Reshape", qkv, g.int64(self.rows, W, 3 * H, d))
+        q, k, v = g.ops("Split", 3, g.op("Transpose", y, perm=[0, 2, 1, 3]), axis=1, num_outputs=3)
+        scale = g.op("Mul", self.q_scale, g.constant(d**-0.5, self.dtype))
+        q = g.op("Mul", q, scale)
+        past_k, new_k = (
+            g.op("MatMul", q, g.op("Transpose", keys, perm=[0, 1, 3, 2]))
+            for keys in (f"past_k_{layer}", k)
+        )
+        logits = g.op("Add", g.op("Concat", past_k, new_k, axis=-1), self.mask)
+        p_past, p_new = g.ops(
+            "Split", 2, g.op("Softmax", logits, axis=-1), g.int64(T, W), axis=-1
+        )
+        past, new = g.op("MatMul", p_past, f"past_v_{layer}"), g.op("MatMul", p_new, v)
+        for n, value in (("k", k), ("v", v)):
+            g.output(value, f"new_{n}_{layer}", self.kind, [self.rows, H, W, d])
+        y = g.op("Transpose", g.op("Add", past, new), perm=[0, 2, 1, 3])
+        return g.op("Reshape", y, g.int64(self.rows, W, c.channels))

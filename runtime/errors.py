@@ -1,0 +1,51 @@
+"""What a caller may catch.
+
+FlowshipError
+├── UsageError          a wrong argument or choice (also a ValueError; the command line exits with 2)
+├── BundleError         a bundle is incomplete, damaged, hostile or too new
+├── CheckpointError     a file is not a checkpoint that can be exported
+├── EngineError         an engine cannot do what was asked of it
+│   └── MissingExtraError   its package is not installed
+├── NonFiniteError      NaN or infinity during generation or encoding
+└── ParityError         an artifact differs from the trained model by more than its threshold
+"""
+
+from __future__ import annotations
+
+
+class FlowshipError(Exception):
+    """Base of all errors that flowship raises on purpose."""
+
+
+class UsageError(FlowshipError, ValueError):
+    """A wrong argument or choice."""
+
+
+class BundleError(FlowshipError):
+    """A bundle is incomplete, damaged, hostile or too new."""
+
+
+class CheckpointError(FlowshipError):
+    """A file is not a checkpoint that can be exported."""
+
+
+class EngineError(FlowshipError):
+    """An engine cannot do what was asked of it."""
+
+
+class MissingExtraError(EngineError):
+    """The package behind an engine is not installed; the message says what to type."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package}, which is not installed: "
+            f"pip install 'flowship[{extra}]'"
+        )
+
+
+class NonFiniteError(FlowshipError):
+    """NaN or infinity appeared; nothing is written as an image."""
+
+
+class ParityError(FlowshipError):
+    """An artifact differs from the trained model by more than its threshold."""

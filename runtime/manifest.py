@@ -1,0 +1,179 @@
+"""manifest.json: what a bundle holds, where it came from, and what was measured about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import BundleError
+from .schema import from_json, to_json
+from .spec import FlowSpec
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+EngineName = Literal["onnx", "executorch", "coreml"]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and hash of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ArrayEntry:
+    """A raw little-endian float32 array for host code.
+
+    Names: ``var`` [T, D], the variances of the prior; ``<block>.pos`` [T, C], the position rows in
+    the block's own order of patches; ``<block>.classes`` [K + 1, C], the class rows and, last,
+    their mean (the unconditional row).
+    """
+
+    path: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One graph of one stage for one engine.
+
+    Attributes:
+        engine, precision: for whom and in which arithmetic.
+        role: ``step`` (a window of patches with the KV cache inside) or ``vjp`` (vector-Jacobian
+            product of the whole sequence, for denoising).
+        stage: name of the stage.
+        form: how the graph is built; each engine names its own forms.
+        branches: 1, or 2 where both guidance branches run in one call.
+        windows: window lengths it takes; empty means every length from 1 to T.
+        path: the file (or package folder) an engine opens.
+        files: every file it needs, ``path`` included.
+    """
+
+    engine: EngineName
+    precision: str
+    role: Literal["step", "vjp"]
+    stage: str
+    form: str
+    branches: int
+    windows: tuple[int, ...]
+    path: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint that was exported."""
+
+    file: str
+    sha256: str
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured when the artifacts of one engine and precision were exported.
+
+    Attributes:
+        checked_with: engine and version that ran the artifacts.
+        check: ``full`` compared whole images; ``spot`` compared some windows of every block.
+        inputs: what it was measured on, in words.
+        max_abs_error: of (xa, xb) against the float32 torch module.
+        image_max_abs_error, psnr_db: of decoded images (PSNR with peak 2, worst picture).
+        bits_per_dim, bits_per_dim_change: on real pictures, and the change against float32.
+        bits_per_dim_inputs: the pictures and the noise convention.
+    """
+
+    engine: EngineName
+    precision: str
+    checked_with: str
+    check: Literal["full", "spot"]
+    inputs: str
+    max_abs_error: float
+    image_max_abs_error: float | None = None
+    psnr_db: float | None = None
+    bits_per_dim: float | None = None
+    bits_per_dim_change: float | None = None
+    bits_per_dim_inputs: str | None = None
+
+
+@dataclass(frozen=True)
+class GoldenPicture:
+    """An 8-bit picture that the exported artifacts made: ``path`` is a PNG with its recipe."""
+
+    path: str
+    engine: EngineName
+    precision: str
+    seed: int
+    label: int | None
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Values that ``flowship verify`` makes again. The noise hash is over little-endian float32."""
+
+    noise_seed: int
+    noise_sha256: str
+    pictures: tuple[GoldenPicture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of manifest.json."""
+
+    schema_version: int
+    flowship_version: str
+    name: str
+    spec: FlowSpec
+    source: Source
+    arrays: dict[str, ArrayEntry]
+    files: dict[str, FileEntry]
+    artifacts: tuple[Artifact, ...]
+    quality: tuple[Quality, ...]
+    golden: Golden
+
+    def dumps(self) -> str:
+        return json.dumps(to_json(self), indent=1, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def loads(text: str) -> Manifest:
+        """Parse and validate.
+
+        Raises:
+            BundleError: not JSON, not this schema, or a wrong value (the message has its path).
+        """
+        try:
+            data: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if not isinstance(version, int):
+            raise BundleError(f"{MANIFEST}: schema_version is missing, this is not a flowship bundle")
+        if version > SCHEMA_VERSION:
+            raise BundleError(
+                f"{MANIFEST}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "
+                "that this flowship reads: update flowship"
+            )
+        return from_json(Manifest, data, MANIFEST)
+
+    @property
+    def precisions(self) -> dict[str, tuple[str, ...]]:
+        """Precisions of each engine, in the order of the artifacts."""
+        found: dict[str, dict[str, None]] = {}
+        for artifact in self.artifacts:
+            found.setdefault(artifact.engine, {})[artifact.precision] = None
+        return {engine: tuple(names) for engine, names in found.items()}
+
+    def find(
+        self, engine: str, precision: str, role: str, stage: str, branches: int = 1
+    ) -> tuple[Artifact, ...]:
+        """All artifacts that match (several where each window has a graph of its own)."""
+        return tuple(
+            a
+            for a in self.artifacts
+            if (a.engine, a.precision, a.role, a.stage, a.branches)
+            == (engine, precision, role, stage, branches)
+        )
