@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import BundleError
-from .schema import from_json, to_json
+from .schema import from_json, parse_json, to_json
 from .spec import FlowSpec
 
 SCHEMA_VERSION = 1
@@ -65,11 +65,12 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint that was exported."""
+    """The checkpoint that was exported; ``num_parameters`` counts trainable ones."""
 
     file: str
     sha256: str
     licence: str | None
+    num_parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Manifest:
     golden: Golden
 
     def dumps(self) -> str:
-        return json.dumps(to_json(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(to_json(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @staticmethod
     def loads(text: str) -> Manifest:
@@ -145,10 +146,7 @@ class Manifest:
         Raises:
             BundleError: not JSON, not this schema, or a wrong value (the message has its path).
         """
-        try:
-            data: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
+        data: Any = parse_json(text, MANIFEST)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if not isinstance(version, int):
             raise BundleError(f"{MANIFEST}: schema_version is missing, this is not a flowship bundle")

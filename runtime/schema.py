@@ -1,14 +1,49 @@
-"""Strict conversion between JSON values and frozen dataclasses, with the path of whatever is wrong."""
+"""Strict conversion between JSON and frozen dataclasses, with the path of whatever is wrong."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import reprlib
+import sys
 import types
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import BundleError
 
 T = TypeVar("T")
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+
+
+def parse_json(text: str, what: str) -> Any:
+    """Strict JSON: unlike json.loads it takes no NaN or Infinity and no key twice.
+
+    Other languages refuse the first and differ about the second, so that one file could mean two
+    things.
+
+    Raises:
+        BundleError: not such JSON; the message begins with ``what``.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{what} is not JSON: {error}") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {_show(key)} is there twice")
+        found[key] = value
+    return found
 
 
 def to_json(value: Any) -> Any:
@@ -34,6 +69,11 @@ def from_json(kind: type[T], value: Any, path: str) -> T:
     return result
 
 
+@lru_cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _decode(kind: Any, value: Any, path: str) -> Any:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
@@ -41,7 +81,7 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         if value not in get_args(kind):
             choices = ", ".join(map(repr, get_args(kind)))
-            raise BundleError(f"{path}: expected one of {choices}, got {value!r}")
+            raise BundleError(f"{path}: expected one of {choices}, got {_show(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
@@ -52,7 +92,7 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
             raise BundleError(f"{path}: expected an object, got {_show(value)}")
         item = get_args(kind)[1]
-        return {str(k): _decode(item, v, f"{path}.{k}") for k, v in value.items()}
+        return {k: _decode(item, v, f"{path}.{k[:80]}") for k, v in value.items()}
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, path)
     return _decode_scalar(kind, value, path)
@@ -66,17 +106,18 @@ def _decode_union(choices: tuple[Any, ...], value: Any, path: str) -> Any:
         return _decode(choices[0], value, path)
     if not isinstance(value, dict):
         raise BundleError(f"{path}: expected an object, got {_show(value)}")
-    kinds = {get_args(get_type_hints(choice)["kind"])[0]: choice for choice in choices}
-    if value.get("kind") not in kinds:
+    kinds = {get_args(_hints(choice)["kind"])[0]: choice for choice in choices}
+    named = value.get("kind")
+    if not isinstance(named, str) or named not in kinds:
         known = ", ".join(map(repr, kinds))
-        raise BundleError(f"{path}.kind: expected one of {known}, got {value.get('kind')!r}")
-    return _decode(kinds[value["kind"]], value, path)
+        raise BundleError(f"{path}.kind: expected one of {known}, got {_show(named)}")
+    return _decode(kinds[named], value, path)
 
 
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise BundleError(f"{path}: expected an object, got {_show(value)}")
-    hints, arguments = get_type_hints(kind), {}
+    hints, arguments = _hints(kind), {}
     for field in dataclasses.fields(kind):
         if field.name in value:
             where = f"{path}.{field.name}"
@@ -93,7 +134,9 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
 
 def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
     names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:  # 1e999 and integers of 400 digits
+            raise BundleError(f"{path}: {_show(value)} is not a finite number")
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise BundleError(f"{path}: expected {names[kind]}, got {_show(value)}")
@@ -101,5 +144,4 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return _repr.repr(value)  # bounded in length and depth, whatever a stranger wrote

@@ -75,6 +75,11 @@ class LatentSpec:
     shape: tuple[int, ...]
     prior: Literal["standard_normal", "scaled_normal"]
 
+    def __post_init__(self) -> None:
+        _check_range("number of latent axes", len(self.shape), 8)
+        for size in self.shape:
+            _check_range("latent axis", size, 1 << 32)
+
 
 @dataclass(frozen=True)
 class ARBlock:
@@ -105,6 +110,7 @@ class ARBlock:
     def __post_init__(self) -> None:
         _check_range("channels", self.channels, MAX_CHANNELS)
         _check_range("num_layers", self.num_layers, MAX_LAYERS)
+        _check_range("num_heads", self.num_heads, self.channels)
         if self.num_heads * self.head_dim != self.channels:
             raise ValueError(
                 f"{self.num_heads} heads of {self.head_dim} are not {self.channels} channels"
@@ -169,6 +175,8 @@ class TrainingNoise:
     def __post_init__(self) -> None:
         if (self.kind == "gaussian") != (self.std is not None):
             raise ValueError(f"training noise {self.kind!r} with std {self.std}")
+        if self.std is not None and self.std <= 0:
+            raise ValueError(f"training noise with std {self.std}, expected more than 0")
 
 
 @dataclass(frozen=True)

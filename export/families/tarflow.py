@@ -9,7 +9,7 @@ exported artifact is compared with.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import PurePath
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError, UsageError
 from ...runtime.spec import (
     ARBlock,
     ClassConditioning,
@@ -35,6 +35,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 DEFAULT_HEAD_DIM = 64  # not stored in a checkpoint; no released one differs
 LAYER_NORM_EPSILON = 1e-5
+MAX_NOISE_STD = 10.0  # the data has a standard deviation below 1
 KNOWN_CLASS_NAMES = {
     "afhq": ("cat", "dog", "wild"),
     "mnist": tuple("0123456789"),
@@ -103,6 +104,11 @@ class TarFlowConfig:
         ends = c * self.patch_dim + c + self.output_dim * (c + 1)
         return layer * self.layers_per_block + ends + (self.num_patches + self.num_classes) * c
 
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters of the model (``var`` and the masks are buffers)."""
+        return self.num_blocks * self.block_parameters
+
     def flow_spec(self) -> FlowSpec:
         """The torch-free description; stages run from the last block to the first."""
         blocks = tuple(
@@ -119,13 +125,15 @@ class TarFlowConfig:
             )
             for b in reversed(range(self.num_blocks))
         )
-        classes = ClassConditioning("class", self.num_classes, self.class_names)
+        conditioning = None
+        if self.num_classes:
+            conditioning = ClassConditioning("class", self.num_classes, self.class_names)
         return FlowSpec(
             family="tarflow",
             image=ImageSpec(self.img_size, self.in_channels, self.patch_size, self.num_patches),
             latents=(LatentSpec("z", (self.num_patches, self.patch_dim), "scaled_normal"),),
             stages=blocks,
-            conditioning=classes if self.num_classes else None,
+            conditioning=conditioning,
             guidance="linear_ab",
             denoise="tweedie" if self.noise.kind == "gaussian" else None,
             training_noise=self.noise,
@@ -134,12 +142,36 @@ class TarFlowConfig:
 
 @dataclass(frozen=True)
 class ConfigOverrides:
-    """What the user says about a checkpoint that its shapes cannot."""
+    """What the user says about a checkpoint that its shapes cannot.
+
+    Attributes:
+        in_channels: values per pixel, where the shapes leave it open.
+        head_dim: width of an attention head (DEFAULT_HEAD_DIM unless said).
+        noise_std: training noise; it goes before the file name, which rounds it to 0.01.
+        label_names: a name for each class, in the order of their numbers.
+
+    Raises:
+        UsageError: a value that no model has.
+    """
 
     in_channels: int | None = None
     head_dim: int | None = None
     noise_std: float | Literal["uniform"] | None = None
     label_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "head_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}, expected 1 or more")
+        std = self.noise_std
+        if isinstance(std, str) and std != "uniform":
+            raise UsageError(f"noise_std is {std!r}, expected a number or 'uniform'")
+        if isinstance(std, (int, float)) and not 0 < std < MAX_NOISE_STD:
+            raise UsageError(f"noise_std is {std}, expected more than 0 and less than 10")
+        names = self.label_names or ()
+        if twice := [name for name in names if list(names).count(name) > 1]:
+            raise UsageError(f"the label name {twice[0]!r} is there twice")
 
 
 @dataclass(frozen=True)
@@ -153,51 +185,66 @@ class _NameHints:
 
 
 _NAME = re.compile(
-    r"(?P<dataset>.+?)_model_(?P<patch_size>\d+)_(?P<channels>\d+)_(?P<num_blocks>\d+)"
-    r"_(?P<layers_per_block>\d+)_(?P<noise>\d+(\.\d+)?|uniform)"
+    r"(?P<dataset>.+?)_model_(?P<patch_size>[0-9]{1,6})_(?P<channels>[0-9]{1,6})"
+    r"_(?P<num_blocks>[0-9]{1,6})_(?P<layers_per_block>[0-9]{1,6})"
+    r"_(?P<noise>[0-9]{1,6}(\.[0-9]+)?|uniform)"
 )
 
 
+def checkpoint_name(dataset: str, config: TarFlowConfig) -> str:
+    """The reference's file name, without suffix; its noise has two digits."""
+    if config.noise.kind == "unknown":
+        raise ValueError("a file name needs to say the training noise")
+    noise = "uniform" if config.noise.std is None else f"{config.noise.std:.2f}"
+    return (
+        f"{dataset}_model_{config.patch_size}_{config.channels}_{config.num_blocks}"
+        f"_{config.layers_per_block}_{noise}"
+    )
+
+
 def _hints_from_name(file_name: str) -> _NameHints | None:
-    """``{dataset}_model_{patch}_{channels}_{blocks}_{layers}_{noise}`` with any suffix."""
+    """What ``checkpoint_name`` and any suffix say, or None for a name of another form."""
     stem = re.sub(r"(\.(pth|pt|bin|ckpt|safetensors))+$", "", PurePath(file_name).name)
     match = _NAME.fullmatch(stem)
     if not match:
         return None
-    numbers = {k: int(match[k]) for k in ("patch_size", "channels", "num_blocks", "layers_per_block")}
-    return _NameHints(dataset=match["dataset"], noise=match["noise"], **numbers)
+    names = ("patch_size", "channels", "num_blocks", "layers_per_block")
+    sizes = {name: int(match[name]) for name in names}
+    return _NameHints(dataset=match["dataset"], noise=match["noise"], **sizes)
 
 
-def is_tarflow(names: Sequence[str]) -> bool:
-    """STARFlow shares most names but has a start-of-sequence token and no position table."""
-    required = {
+def is_tarflow(names: Collection[str]) -> bool:
+    """By three of four names, so that an incomplete checkpoint is told what it lacks.
+
+    STARFlow shares most names, but has a start-of-sequence token and no position table.
+    """
+    own = (
         "var",
         "blocks.0.pos_embed",
-        "blocks.0.proj_in.weight",
         "blocks.0.proj_out.weight",
         "blocks.0.attn_blocks.0.attention.qkv.weight",
-    }
-    return required <= set(names) and "blocks.0.sos_embed" not in names
+    )
+    return sum(name in names for name in own) >= 3 and "blocks.0.sos_embed" not in names
 
 
 def infer_config(shapes: Shapes, file_name: str, overrides: ConfigOverrides) -> TarFlowConfig:
     """Every hyper-parameter from the shapes, the file name and the user's word.
+
+    Costs no more memory than the names do, whatever sizes the shapes claim.
 
     Raises:
         CheckpointError: they contradict each other, or leave something open (the message says
             which option decides it).
     """
     hints = _hints_from_name(file_name)
-    try:
-        T, D = shapes["var"]
-        channels = shapes["blocks.0.pos_embed"][1]
-        expanded = shapes["blocks.0.attn_blocks.0.mlp.main.0.weight"][0]
-        out = shapes["blocks.0.proj_out.weight"][0]
-        classes = shapes.get("blocks.0.class_embed", (0,))[0]
-    except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{file_name}: not a TarFlow checkpoint, {error} is missing") from error
-    num_blocks = 1 + _highest(r"blocks\.(\d+)\.", shapes)
-    layers = 1 + _highest(r"blocks\.0\.attn_blocks\.(\d+)\.", shapes)
+    T, D = _shape(file_name, shapes, "var", 2)
+    channels = _shape(file_name, shapes, "blocks.0.pos_embed", 2)[1]
+    expanded = _shape(file_name, shapes, "blocks.0.attn_blocks.0.mlp.main.0.weight", 2)[0]
+    out = _shape(file_name, shapes, "blocks.0.proj_out.weight", 2)[0]
+    with_classes = [name for name in shapes if name.endswith(".class_embed")]
+    classes = _shape(file_name, shapes, with_classes[0], 3)[0] if with_classes else 0
+    num_blocks = _count(file_name, shapes, "blocks.")
+    layers = _count(file_name, shapes, "blocks.0.attn_blocks.")
     if hints:
         found = {"channels": channels, "num_blocks": num_blocks, "layers_per_block": layers}
         for key, value in found.items():
@@ -206,14 +253,18 @@ def infer_config(shapes: Shapes, file_name: str, overrides: ConfigOverrides) -> 
                     f"{file_name}: the file name says {key} {getattr(hints, key)}, the weights "
                     f"say {value}: rename the file if the weights are right"
                 )
-    if out not in (D, 2 * D) or expanded % channels:
+    if out not in (D, 2 * D):
         raise CheckpointError(
-            f"{file_name}: proj_out has {out} rows and the MLP {expanded}, which fit neither "
-            f"{D} values in a patch nor {channels} channels"
+            f"{file_name}: proj_out has {out} rows, expected {2 * D} (or {D} without nvp) for "
+            f"{D} values in a patch"
         )
-    in_channels, patch_size = _split_patch(file_name, D, hints, overrides.in_channels)
+    if expanded % channels:
+        raise CheckpointError(
+            f"{file_name}: the MLP is {expanded} wide, not a multiple of {channels} channels"
+        )
     if isqrt(T) ** 2 != T:
         raise CheckpointError(f"{file_name}: {T} patches are not a square")
+    in_channels, patch_size = _split_patch(file_name, D, hints, overrides.in_channels)
     config = TarFlowConfig(
         in_channels=in_channels,
         img_size=isqrt(T) * patch_size,
@@ -228,51 +279,75 @@ def infer_config(shapes: Shapes, file_name: str, overrides: ConfigOverrides) -> 
         noise=_noise(file_name, hints, overrides.noise_std),
         class_names=_class_names(file_name, classes, hints, overrides.label_names),
     )
+    try:
+        config.flow_spec()  # knows the limits of every size
+    except ValueError as error:
+        raise CheckpointError(f"{file_name}: {error}") from error
     _check_shapes(file_name, shapes, config)
     return config
 
 
-def _highest(pattern: str, names: Shapes) -> int:
-    return max(int(m[1]) for name in names if (m := re.match(pattern, name)))
+def _shape(file_name: str, shapes: Shapes, name: str, ndim: int) -> tuple[int, ...]:
+    shape = shapes.get(name)
+    if shape is None:
+        raise CheckpointError(f"{file_name}: the tensor {name} is missing")
+    if len(shape) != ndim or 0 in shape:
+        raise CheckpointError(
+            f"{file_name}: {name} has the shape {shape}, expected {ndim} dimensions, none of them 0"
+        )
+    return shape
+
+
+def _count(file_name: str, names: Collection[str], prefix: str) -> int:
+    """How many modules are numbered from 0 on under a prefix."""
+    pattern = re.compile(re.escape(prefix) + r"([0-9]{1,9})\.")
+    found = {int(match[1]) for name in names if (match := pattern.match(name))}
+    if missing := set(range(len(found))) - found:
+        raise CheckpointError(
+            f"{file_name}: {prefix}{min(missing)} is missing, but {prefix}{max(found)} is there"
+        )
+    return len(found)
 
 
 def _split_patch(
-    file_name: str, D: int, hints: _NameHints | None, in_channels: int | None
+    file_name: str, D: int, hints: _NameHints | None, said: int | None
 ) -> tuple[int, int]:
     """(in_channels, patch_size) with in_channels * patch_size^2 == D."""
     choices = [
         (c, isqrt(D // c))
-        for c in ([in_channels] if in_channels else [1, 3, 4])
-        if c > 0 and D % c == 0 and isqrt(D // c) ** 2 == D // c
+        for c in ((1, 3, 4) if said is None else (said,))
+        if D % c == 0 and isqrt(D // c) ** 2 == D // c
     ]
-    if hints and D % hints.patch_size**2 == 0:
-        by_name = (D // hints.patch_size**2, hints.patch_size)
-        if in_channels in (None, by_name[0]):
-            return by_name
-    if hints:
-        raise CheckpointError(
-            f"{file_name}: the file name says patch_size {hints.patch_size}, which does not fit "
-            f"{D} values in a patch" + (f" and {in_channels} channels" if in_channels else "")
-        )
-    if len(choices) == 1:
-        return choices[0]
     if not choices:
         raise CheckpointError(
             f"{file_name}: {D} values in a patch are not channels * patch_size^2 with "
-            f"{in_channels or '1, 3 or 4'} channels: say the right number with --in-channels"
+            f"{said or '1, 3 or 4'} channels: say the right number with --in-channels"
         )
-    options = " or ".join(f"{c} channel{'s' * (c > 1)} in patches of {p}" for c, p in choices)
-    raise CheckpointError(
-        f"{file_name}: {D} values in a patch can be {options}: say which with --in-channels"
-    )
-
-
-def _head_dim(file_name: str, channels: int, head_dim: int | None) -> int:
-    value = head_dim or DEFAULT_HEAD_DIM
-    if value < 1 or channels % value:
+    if hints and hints.patch_size not in (patch_size for _, patch_size in choices):
         raise CheckpointError(
-            f"{file_name}: {channels} channels are not a multiple of head_dim {value}"
-            + ("" if head_dim else ": say the right one with --head-dim")
+            f"{file_name}: the file name says patch_size {hints.patch_size}, but {D} values in a "
+            f"patch are {_either(choices)}: rename the file, or say --in-channels"
+        )
+    if hints:
+        choices = [choice for choice in choices if choice[1] == hints.patch_size]
+    if len(choices) > 1:
+        raise CheckpointError(
+            f"{file_name}: {D} values in a patch can be {_either(choices)}: say which with "
+            "--in-channels"
+        )
+    return choices[0]
+
+
+def _either(choices: Sequence[tuple[int, int]]) -> str:
+    return " or ".join(f"{c} channel{'s' * (c > 1)} in patches of {p}" for c, p in choices)
+
+
+def _head_dim(file_name: str, channels: int, said: int | None) -> int:
+    value = DEFAULT_HEAD_DIM if said is None else said
+    if channels % value:
+        raise CheckpointError(
+            f"{file_name}: {channels} channels are not a multiple of head_dim {value}: say the "
+            "right one with --head-dim"
         )
     return value
 
@@ -280,17 +355,16 @@ def _head_dim(file_name: str, channels: int, head_dim: int | None) -> int:
 def _noise(
     file_name: str, hints: _NameHints | None, said: float | Literal["uniform"] | None
 ) -> TrainingNoise:
-    named = None if hints is None else hints.noise
-    if said is None and named is None:
-        return TrainingNoise("unknown")
-    value = said if said is not None else named
+    value = said if said is not None else hints.noise if hints else None
     if value == "uniform":
         return TrainingNoise("uniform")
-    assert value is not None
-    std = float(value)
-    if not 0 < std < 10:
-        raise CheckpointError(f"{file_name}: a training noise of {std} is not between 0 and 10")
-    return TrainingNoise("gaussian", std)
+    std = 0.0 if value is None else float(value)
+    if not 0 <= std < MAX_NOISE_STD:
+        raise CheckpointError(
+            f"{file_name}: the file name says a training noise of {std}, expected less than 10"
+        )
+    # 0.00 in a name is less than the name can say
+    return TrainingNoise("gaussian", std) if std else TrainingNoise("unknown")
 
 
 def _class_names(
@@ -302,7 +376,7 @@ def _class_names(
                 f"{file_name}: {len(said)} label names for {classes} classes (--label-names)"
             )
         return tuple(said)
-    known = KNOWN_CLASS_NAMES.get(hints.dataset if hints else "", ())
+    known = KNOWN_CLASS_NAMES.get(hints.dataset.lower() if hints else "", ())
     return known if len(known) == classes else ()
 
 
@@ -411,10 +485,15 @@ class TarFlowBlock(nn.Module):
 # ---- weight map ---------------------------------------------------------------------------------
 
 
+def is_mask(name: str) -> bool:
+    """Causal masks are stored (33.5 MB in AFHQ-256) but say nothing: they are never loaded."""
+    return re.fullmatch(r"blocks\.[0-9]+\.attn_mask", name) is not None
+
+
 def block_tensor_names(shapes: Shapes, block: int) -> list[str]:
-    """Names of a block's tensors in the checkpoint, without the causal mask (it is recomputed)."""
+    """Names of a block's tensors in the checkpoint, without the causal mask."""
     prefix = f"blocks.{block}."
-    return [n for n in shapes if n.startswith(prefix) and n != prefix + "attn_mask"]
+    return [n for n in shapes if n.startswith(prefix) and not is_mask(n)]
 
 
 @dataclass(frozen=True)
@@ -470,7 +549,7 @@ def expected_shapes(config: TarFlowConfig) -> dict[str, tuple[int, ...]]:
 
 def _check_shapes(file_name: str, shapes: Shapes, config: TarFlowConfig) -> None:
     expected = expected_shapes(config)
-    given = {name: shape for name, shape in shapes.items() if not name.endswith(".attn_mask")}
+    given = {name: shape for name, shape in shapes.items() if not is_mask(name)}
     for name in sorted(expected.keys() | given.keys()):
         if name not in given:
             raise CheckpointError(f"{file_name}: the tensor {name} is missing")

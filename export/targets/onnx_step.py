@@ -116,8 +116,9 @@ class GqaStep(StepEmitter):
             shape = [cache_rows, heads, "S", c.head_dim]
             g.output(value, f"present_{n}_{layer}", self.kind, shape)
         if self.branches == 2:
-            out = g.op("Reshape", out, g.int64(-1, 2, c.channels))
-            out = g.op("Transpose", out, perm=[1, 0, 2])
+            # Not a Transpose: ONNX Runtime 1.32 fuses one with the MatMul that follows and then
+            # crashes on fp16 while it loads the graph.
+            out = g.op("Concat", *g.ops("Split", 2, out, axis=-1, num_outputs=2), axis=0)
         return out
 
 

@@ -1,0 +1,1 @@
+"""Subcommands of ``flowship`` that need nothing but the runtime, one file each."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UsageError
 from ..spec import ARBlock
 
 if TYPE_CHECKING:
@@ -151,14 +150,3 @@ def register_engine(name: str) -> Callable[[EngineFactory], EngineFactory]:
         return factory
 
     return add
-
-
-def find_engine(name: str) -> EngineFactory:
-    """The factory registered under ``name``.
-
-    Raises:
-        UsageError: there is none; the message lists those that exist.
-    """
-    if name not in ENGINES:
-        raise UsageError(f"unknown engine {name!r}: choose from {', '.join(sorted(ENGINES))}")
-    return ENGINES[name]

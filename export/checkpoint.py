@@ -1,0 +1,234 @@
+"""A trained checkpoint: what it is, and its weights as float32, one block at a time.
+
+Taken as they are: a bare state_dict, the same inside other dictionaries ({'model': ...}), and the
+name parts that wrappers add (``module.``); from ``.pth`` and ``.safetensors`` files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..runtime.errors import CheckpointError
+from ..runtime.manifest import Source
+from .families.registry import FAMILIES, sniff_family
+from .families.tarflow import (
+    BlockWeights,
+    ConfigOverrides,
+    Floats,
+    TarFlowConfig,
+    block_tensor_names,
+    block_weights,
+    expected_shapes,
+    infer_config,
+    is_mask,
+)
+from .safetensors_file import SafetensorsFile
+from .tensor_file import TensorFile, TensorInfo, UnchangedFile
+from .torch_file import LEGACY_MAGIC, ZIP_MAGIC, TorchFile
+
+# DataParallel, torch.compile, FSDP and activation checkpointing add these to names.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint. Nothing stays in memory but its names and shapes.
+
+    Attributes:
+        path: the file.
+        config: its hyper-parameters.
+        licence: what the user says of the weights' licence.
+        file_bytes: size of the file.
+    """
+
+    path: Path
+    config: TarFlowConfig
+    licence: str | None
+    file_bytes: int
+    _file: TensorFile
+    _stored_names: Mapping[str, str]  # by the reference's name
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        overrides: ConfigOverrides | None = None,
+        *,
+        licence: str | None = None,
+    ) -> Checkpoint:
+        """Recognise a checkpoint and infer its hyper-parameters; the weights are not read yet.
+
+        Raises:
+            CheckpointError: not a checkpoint that can be exported; the message says why.
+        """
+        path = Path(path)
+        file = _open_file(path)
+        stored = _reference_names(path.name, file.tensors)
+        tensors = {name: file.tensors[stored[name]] for name in stored}
+        file_bytes = path.stat().st_size
+        _check_tensors(path.name, tensors, file_bytes)
+        shapes = {name: info.shape for name, info in tensors.items()}
+        config = infer_config(shapes, path.name, overrides or ConfigOverrides())
+        return cls(path, config, licence, file_bytes, file, stored)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters."""
+        return self.config.num_parameters
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights in float32: the parameters and ``var``."""
+        return 4 * (self.num_parameters + self.config.num_patches * self.config.patch_dim)
+
+    @cached_property
+    def source(self) -> Source:
+        """Name, hash and licence of the file. The first use reads the file once (1 s for 1 GB)."""
+        return Source(self.path.name, _sha256(self.path), self.licence)
+
+    def var(self) -> Floats:
+        """[T, D] variances of the prior.
+
+        Raises:
+            CheckpointError: one of them is not a positive number.
+        """
+        var = self._read(["var"])["var"]
+        if not (var > 0).all():
+            raise CheckpointError(
+                f"{self.path.name}: var holds {var.min()}, expected only variances above 0"
+            )
+        return var
+
+    def block(self, block: int) -> BlockWeights:
+        """The weights of a block, 0 is next to the image.
+
+        They take 4 bytes per parameter until the last reference to them goes: let go of one block
+        before asking for the next.
+
+        Raises:
+            CheckpointError: a weight is NaN or infinite (the message names the tensor).
+        """
+        names = block_tensor_names(expected_shapes(self.config), block)
+        return block_weights(self._read(names), block)
+
+    def check_finite(self) -> None:
+        """Read every weight once.
+
+        Raises:
+            CheckpointError: a weight is NaN or infinite (the message names the tensor).
+        """
+        self.var()
+        for block in range(self.config.num_blocks):
+            self.block(block)
+
+    def _read(self, names: Iterable[str]) -> dict[str, Floats]:
+        names_by_stored = {self._stored_names[name]: name for name in names}
+        arrays: dict[str, Floats] = {}
+        for stored, tensor in self._file.read(names_by_stored):
+            name = names_by_stored[stored]
+            array: Floats = tensor.to(torch.float32).contiguous().numpy()
+            if bad := array.size - int(np.count_nonzero(np.isfinite(array))):
+                raise CheckpointError(
+                    f"{self.path.name}: {bad} of {array.size} values of {name} are NaN or infinite "
+                    "in float32: the training diverged or the file is damaged"
+                )
+            arrays[name] = array
+        return arrays
+
+
+def _open_file(path: Path) -> TensorFile:
+    """The reader for a file, by its first bytes; the suffix only matters where they say nothing."""
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path.name}: a folder; sharded (FSDP) checkpoints are not supported for TarFlow, "
+            "save the whole state_dict in one file"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(max(len(LEGACY_MAGIC), 9))
+    except OSError as error:
+        raise CheckpointError(f"{path.name}: {error.strerror}") from error
+    if not head:
+        raise CheckpointError(f"{path.name}: the file is empty")
+    if head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
+        return TorchFile(path)
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return SafetensorsFile(path)
+    raise CheckpointError(
+        f"{path.name}: neither a file of torch.save (.pth) nor a .safetensors file, it begins with "
+        f"{ascii(head[:8])[1:]}"
+    )
+
+
+def _reference_names(file_name: str, names: Collection[str]) -> dict[str, str]:
+    """Names as the reference saves them, each with its name in the file.
+
+    Wrappers' name parts are dropped anywhere; what is before ``blocks.`` (``state_dict.model.``) is
+    dropped too, and then whatever does not begin with it is not part of the model.
+    """
+    stored: dict[str, str] = {}
+    for name in names:
+        plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if plain in stored:
+            raise CheckpointError(
+                f"{file_name}: {stored[plain]} and {name} are two tensors for {plain}"
+            )
+        stored[plain] = name
+    prefix = _weights_prefix(file_name, stored)
+    return {name[len(prefix) :]: stored[name] for name in stored if name.startswith(prefix)}
+
+
+def _weights_prefix(file_name: str, names: Collection[str]) -> str:
+    """What stands before ``blocks.`` in the names of the one model in a file."""
+    groups: dict[str, set[str]] = {}
+    for name in names:
+        if match := re.match(r"(|.*?\.)blocks\.[0-9]", name):
+            prefix = match[1]
+            variance = {"var"} if f"{prefix}var" in names else set()
+            groups.setdefault(prefix, variance).add(name[len(prefix) :])
+    found = [p for p, group in groups.items() if any(f.matches(group) for f in FAMILIES)]
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{file_name}: several models in one file, under {', '.join(map(repr, found[:4]))}: "
+            "save the state_dict of the one that is meant"
+        )
+    if not found:
+        sniff_family(names, file_name)  # raises, saying what it is instead
+    return found[0]
+
+
+def _check_tensors(file_name: str, tensors: Mapping[str, TensorInfo], file_bytes: int) -> None:
+    """Weights must be floating point, and fit into the file before anything allocates them."""
+    weights = {name: info for name, info in tensors.items() if not is_mask(name)}
+    for name, info in weights.items():
+        if info.dtype not in _WEIGHT_TYPES:
+            raise CheckpointError(
+                f"{file_name}: {name} has the type {str(info.dtype).removeprefix('torch.')}, "
+                "expected float32, float16, bfloat16 or float64: quantized checkpoints cannot be "
+                "exported"
+            )
+    claimed = sum(info.nbytes for info in weights.values())
+    if claimed > file_bytes:
+        raise CheckpointError(
+            f"{file_name}: its tensors claim {claimed} bytes, the file has {file_bytes}"
+        )
+
+
+def _sha256(path: Path) -> str:
+    file_state, digest, buffer = UnchangedFile(path), hashlib.sha256(), bytearray(1 << 20)
+    with open(path, "rb") as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    file_state.check()
+    return digest.hexdigest()

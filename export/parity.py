@@ -1,0 +1,169 @@
+"""Does an artifact compute what the trained model computes? Measured on fresh inputs after conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..runtime.engines.base import ARStage, Engine
+from ..runtime.errors import ParityError
+from ..runtime.images import psnr_db
+from ..runtime.normal import normals
+from .reference import ReferenceBlock
+
+Floats = npt.NDArray[np.float32]
+
+MAX_ABS_ERROR = {"fp32": 1e-4}  # on (xa, xb), and on images
+MIN_PSNR_DB = {"fp16": 50.0}  # of images, peak 2, worst picture; fp16 itself gives 58 to 83 dB
+MAX_GRADIENT_ERROR = {"fp32": 1e-4, "fp16": 2e-2}  # of the vector-Jacobian product, relative
+SPOT_PATCHES = 80  # patches of every block that a spot check runs
+ATTN_TEMP = 0.7  # any value but 1, so that the query scale is seen
+SEED_DOMAIN = 3  # noise of checks is apart from the noise of pictures
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """What was measured on one block.
+
+    Attributes:
+        max_abs_error: of (xa, xb).
+        psnr_db: of the patches that these parameters give (peak 2).
+        gradient_error: of the vector-Jacobian product, relative to its largest value; or None.
+    """
+
+    max_abs_error: float
+    psnr_db: float
+    gradient_error: float | None
+
+
+def fresh_noise(seed: int, *shape: int) -> Floats:
+    """Standard normal values that no other part of the program draws."""
+    return normals(seed, int(np.prod(shape)), domain=SEED_DOMAIN).reshape(shape)
+
+
+def check_block(
+    engine: Engine, reference: ReferenceBlock, whole: bool, denoise: bool, seed: int
+) -> BlockError:
+    """Run one block's artifacts on fresh patches and compare with torch.
+
+    Args:
+        whole: all T patches, or the first SPOT_PATCHES.
+        denoise: check the vector-Jacobian graph too.
+        seed: of the patches.
+    """
+    config = reference.module.config
+    T, D = config.num_patches, config.patch_dim
+    x = fresh_noise(seed, 1, T, D)
+    label = 0 if config.num_classes else None
+    count = T - 1 if whole else min(T - 1, SPOT_PATCHES)
+    pairs = list(_step_pairs(engine, reference, x, label, count)) if count else []
+    errors = [float(np.abs(found - wanted).max()) for found, wanted, _ in pairs]
+    psnrs = [psnr_db(_apply(x, found), _apply(x, wanted)) for found, wanted, _ in pairs]
+    gradient = _gradient_error(engine, reference, x[0], label, seed) if denoise else None
+    return BlockError(max(errors, default=0.0), min(psnrs, default=float("inf")), gradient)
+
+
+def _apply(x: Floats, ab: Floats) -> Floats:
+    """[1, W, D] next patches from [1, W, 2D] parameters."""
+    xa, xb = np.split(ab, 2, axis=-1)
+    following: Floats = x[:, 1 : 1 + ab.shape[1]] * np.exp(xa) + xb
+    return following
+
+
+def _step_pairs(
+    engine: Engine, reference: ReferenceBlock, x: Floats, label: int | None, count: int
+) -> Iterator[tuple[Floats, Floats, str]]:
+    """(found, wanted, what) for the plain and the guided graph; [1, count, 2D] each."""
+    classes = reference.weights.classes
+    row = -1 if label is None else label
+    with closing(engine.open(reference.block)) as stage:
+        rows = classes[row][None, None]
+        stage.begin(reference.weights.pos, rows, np.ones(1, np.float32))
+        found = _run_chain(stage, x, count)
+    yield found[0], _wanted(reference, x, classes[row], count, 1.0), "step"
+    opened = engine.open(reference.block, branches=2, scaled_queries=True)
+    with closing(opened) as stage:
+        rows = classes[[row, -1]][:, None]
+        stage.begin(reference.weights.pos, rows, np.array([1, 1 / ATTN_TEMP], np.float32))
+        found = _run_chain(stage, x, count)
+    yield found[0], _wanted(reference, x, classes[row], count, 1.0), "guided"
+    yield found[1], _wanted(reference, x, classes[-1], count, 1 / ATTN_TEMP), "unconditional"
+
+
+def _run_chain(stage: ARStage, x: Floats, count: int) -> Floats:
+    """[branches, 1, count, 2D] parameters of the first patches, through windows of every length."""
+    outputs, position = [], 0
+    for window in _windows(stage.windows, count):
+        xa, xb = stage.step(np.ascontiguousarray(x[:, position : position + window]), position)
+        outputs.append(np.concatenate([xa, xb], -1))
+        position += window
+    return np.concatenate(outputs, 2)
+
+
+def _windows(menu: Sequence[int], count: int) -> list[int]:
+    """1, 1, then every other window in turn until the patches are used up."""
+    lengths = [w for w in (menu or (2, 3, 8, 31)) if w > 1] or [1]
+    windows, left, turn = [1] * min(2, count), count - min(2, count), 0
+    while left:
+        windows.append(min(lengths[turn % len(lengths)], left))
+        left, turn = left - windows[-1], turn + 1
+    return windows
+
+
+def _wanted(
+    reference: ReferenceBlock, x: Floats, row: Floats, count: int, q_scale: float
+) -> Floats:
+    context = torch.from_numpy((reference.weights.pos + row)[None, :count])
+    with torch.no_grad():
+        scale = torch.tensor([q_scale], dtype=torch.float32)
+        xa, xb, _ = reference.module(torch.from_numpy(x[:, :count]), context, None, scale)
+    return torch.cat([xa, xb], -1).numpy()
+
+
+def _gradient_error(
+    engine: Engine, reference: ReferenceBlock, x: Floats, label: int | None, seed: int
+) -> float:
+    T, D = x.shape
+    context = reference.context([label])[0]
+    grad_xa, grad_xb = fresh_noise(seed + 1, 2, T, D)
+    with closing(engine.open_vjp(reference.block)) as vjp:
+        found = vjp.run(x, context, grad_xa, grad_xb)
+    leaf = torch.from_numpy(x[None]).clone().requires_grad_(True)
+    xa, xb, _ = reference.module(leaf, torch.from_numpy(context[None]))
+    total = (xa[0] * torch.from_numpy(grad_xa)).sum() + (xb[0] * torch.from_numpy(grad_xb)).sum()
+    (wanted,) = torch.autograd.grad(total, [leaf])
+    error = np.abs(found - wanted[0].numpy()).max() / max(float(wanted.abs().max()), 1e-30)
+    return float(error)
+
+
+def refuse_if_bad(what: str, precision: str, measured: BlockError) -> None:
+    """Raise ParityError, saying by how much, if a block misses its precision's threshold."""
+    limit = MAX_ABS_ERROR.get(precision)
+    if limit is not None and not measured.max_abs_error <= limit:
+        raise ParityError(
+            f"{what}: max_abs_error {measured.max_abs_error:.2e} of (xa, xb) against the trained "
+            f"model, the threshold is {limit:g}"
+        )
+    floor = MIN_PSNR_DB.get(precision)
+    if floor is not None and not measured.psnr_db >= floor:
+        raise ParityError(
+            f"{what}: PSNR {measured.psnr_db:.1f} dB against the trained model, the threshold is "
+            f"{floor:g} dB"
+        )
+    gradient = measured.gradient_error
+    if gradient is not None and not gradient <= MAX_GRADIENT_ERROR[precision]:
+        raise ParityError(
+            f"{what}: relative error {gradient:.2e} of the denoising gradient, the threshold is "
+            f"{MAX_GRADIENT_ERROR[precision]:g}"
+        )
+
+
+def refuse_bad_images(what: str, precision: str, max_abs: float, psnr: float) -> None:
+    """The same for decoded images."""
+    measured = BlockError(max_abs, psnr, None)
+    refuse_if_bad(f"{what}, decoded images", precision, measured)

@@ -1,0 +1,288 @@
+"""A trained checkpoint to a verified bundle: convert, compare with the trained model, and only then
+give it its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import __version__
+from ..runtime.atomic import atomic_folder
+from ..runtime.bundle import Bundle
+from ..runtime.engines import EngineOptions, find_engine
+from ..runtime.engines.base import Engine
+from ..runtime.errors import UsageError
+from ..runtime.hashing import sha256_of
+from ..runtime.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    ArrayEntry,
+    Artifact,
+    FileEntry,
+    Golden,
+    Manifest,
+    Quality,
+)
+from ..runtime.normal import normals
+from ..runtime.plan import PLAN, Plan
+from ..runtime.progress import ProgressLine
+from .checkpoint import Checkpoint
+from .families.tarflow import ConfigOverrides
+from .parity import BlockError, check_block, refuse_if_bad
+from .quality import Judge, make_golden_pictures
+from .reference import ReferenceBlock
+from .targets import TARGETS, Target, TargetOptions, checking_engine
+
+Floats = npt.NDArray[np.float32]
+
+GOLDEN_NOISE_SEED = 0x0123456789ABCDEF
+# Whole images are compared where torch makes one in seconds; larger models get spot checks.
+FULL_CHECK_CALLS, FULL_CHECK_PARAMETERS = 4096, 64_000_000
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What ``flowship export`` was asked for.
+
+    Attributes:
+        targets: names of targets.
+        precisions: in the order wanted; empty takes each target's best. A target gets those of
+            the list that it has, and at least one.
+        data: real pictures for bits/dim (a folder, .npy, or .npz with ``images`` and ``labels``).
+        name: of the bundle; the checkpoint's file name without its suffix where None.
+        licence: of the weights, recorded in the manifest.
+    """
+
+    targets: tuple[str, ...] = ("onnx",)
+    precisions: tuple[str, ...] = ()
+    overrides: ConfigOverrides = field(default_factory=ConfigOverrides)
+    options: TargetOptions = field(default_factory=TargetOptions)
+    data: Path | None = None
+    name: str | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One target in one precision."""
+
+    target: Target
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.target.engine} {self.precision}"
+
+
+def plan_jobs(targets: Sequence[str], precisions: Sequence[str]) -> tuple[list[Job], list[str]]:
+    """The exports to make, and a note for each wish that a target cannot fulfil.
+
+    Raises:
+        UsageError: an unknown target or precision, or a target that has none of the precisions.
+    """
+    jobs, notes = [], []
+    for name in dict.fromkeys(targets):
+        if name not in TARGETS:
+            raise UsageError(f"unknown target {name!r}: choose from {', '.join(TARGETS)}")
+        target = TARGETS[name]
+        wanted = list(dict.fromkeys(precisions)) or [target.precisions[0]]
+        found = [p for p in wanted if p in target.precisions]
+        missing = [p for p in wanted if p not in target.precisions]
+        has = f"{name} has {', '.join(target.precisions)}"
+        if name == "coreml" and "fp32" in missing:
+            has += " (the state of a Core ML program is fp16)"
+        if not found:
+            raise UsageError(f"{name} has no precision {', '.join(missing)}: {has}")
+        if missing:
+            notes.append(f"{name}: no {', '.join(missing)}, exporting {', '.join(found)}; {has}")
+        jobs += [Job(target, precision) for precision in found]
+    if not jobs:
+        raise UsageError("no target to export to: say --targets onnx,executorch,coreml")
+    known = {p for target in TARGETS.values() for p in target.precisions}
+    for precision in precisions:
+        if precision not in known:
+            raise UsageError(f"unknown precision {precision!r}: choose from {', '.join(known)}")
+    return jobs, notes
+
+
+def export_checkpoint(
+    checkpoint: Path, output: Path, request: ExportRequest, progress: ProgressLine
+) -> Manifest:
+    """Export ``checkpoint`` to the bundle folder ``output``, which appears only when all is good.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ParityError: an artifact misses its threshold; nothing is written.
+        UsageError: a wrong choice, or ``output`` exists and is not a bundle.
+    """
+    jobs, notes = plan_jobs(request.targets, request.precisions)
+    for note in notes:
+        progress.note(note)
+    opened = Checkpoint.open(checkpoint, request.overrides, licence=request.licence)
+    with atomic_folder(output) as root:
+        return _Export(opened, root, jobs, request, progress).run()
+
+
+class _Export:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        root: Path,
+        jobs: list[Job],
+        request: ExportRequest,
+        progress: ProgressLine,
+    ) -> None:
+        self.checkpoint, self.root, self.jobs = checkpoint, root, jobs
+        self.request, self.progress = request, progress
+        self.config, self.spec = checkpoint.config, checkpoint.config.flow_spec()
+        calls = self.config.num_blocks * self.config.num_patches
+        self.whole = (
+            calls <= FULL_CHECK_CALLS and checkpoint.num_parameters <= FULL_CHECK_PARAMETERS
+        )
+
+    def run(self) -> Manifest:
+        artifacts, arrays = self._convert()
+        (self.root / PLAN).write_text(Plan().dumps())
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            flowship_version=__version__,
+            name=self.request.name or self.checkpoint.source.file.split(".")[0],
+            spec=self.spec,
+            source=replace(
+                self.checkpoint.source, num_parameters=self.checkpoint.num_parameters
+            ),
+            arrays=arrays,
+            files=dict(self._hash_files()),
+            artifacts=tuple(artifacts),
+            quality=(),
+            golden=self._golden_noise(),
+        )
+        bundle = Bundle(self.root, manifest)
+        errors = self._check_blocks(bundle)
+        manifest = replace(manifest, quality=tuple(self._judge(bundle, errors)))
+        if self.whole:
+            manifest = self._add_golden_pictures(manifest)
+        (self.root / MANIFEST).write_text(manifest.dumps())
+        self.progress.clear()
+        return manifest
+
+    # -- convert -----------------------------------------------------------------------------------
+
+    def _convert(self) -> tuple[list[Artifact], dict[str, ArrayEntry]]:
+        artifacts, arrays = [], {"var": self._write_array("var", self.checkpoint.var())}
+        total, done = len(self.spec.ar_blocks) * len(self.jobs), 0
+        for stage in self.spec.ar_blocks:
+            weights = self.checkpoint.block(stage.block)
+            for name, array in (("pos", weights.pos), ("classes", weights.classes)):
+                arrays[f"{stage.name}.{name}"] = self._write_array(f"{stage.name}.{name}", array)
+            for job in self.jobs:
+                self.progress.update(0.6 * done / total, f"converting {stage.name} to {job}")
+                options, precision = self.request.options, job.precision
+                artifacts += job.target.export_block(
+                    self.root, self.config, stage, weights, precision, options
+                )
+                done += 1
+        return artifacts, arrays
+
+    def _write_array(self, name: str, array: Floats) -> ArrayEntry:
+        path = f"arrays/{name}.f32"
+        (self.root / "arrays").mkdir(exist_ok=True)
+        (self.root / path).write_bytes(np.ascontiguousarray(array, "<f4").tobytes())
+        return ArrayEntry(path, array.shape)
+
+    def _hash_files(self) -> Iterator[tuple[str, FileEntry]]:
+        for path in sorted(p for p in self.root.rglob("*") if p.is_file()):
+            if path.name.startswith("."):
+                continue
+            relative = path.relative_to(self.root).as_posix()
+            yield relative, FileEntry(path.stat().st_size, sha256_of(path))
+
+    def _golden_noise(self) -> Golden:
+        noise = normals(GOLDEN_NOISE_SEED, self.config.num_patches * self.config.patch_dim)
+        digest = hashlib.sha256(noise.astype("<f4").tobytes()).hexdigest()
+        return Golden(GOLDEN_NOISE_SEED, digest)
+
+    # -- check -------------------------------------------------------------------------------------
+
+    def _open_engine(self, bundle: Bundle, job: Job) -> Engine:
+        name = checking_engine(job.target.engine)
+        return find_engine(name)(bundle, EngineOptions(job.precision))
+
+    def _has_denoise(self, bundle: Bundle, job: Job) -> bool:
+        stage = self.spec.ar_blocks[0].name
+        found = bundle.manifest.find(job.target.engine, job.precision, "vjp", stage)
+        return bool(found)
+
+    def _check_blocks(self, bundle: Bundle) -> dict[Job, tuple[BlockError, str]]:
+        """The worst block of each job (and the engine that ran it); raises ParityError."""
+        worst: dict[Job, tuple[BlockError, str]] = {}
+        total, done = len(self.jobs) * len(self.spec.ar_blocks), 0
+        for job in self.jobs:
+            with closing(self._open_engine(bundle, job)) as engine:
+                for stage in self.spec.ar_blocks:
+                    self.progress.update(0.6 + 0.2 * done / total, f"checking {stage.name}, {job}")
+                    reference = ReferenceBlock(self.checkpoint, stage)
+                    denoise = self._has_denoise(bundle, job)
+                    found = check_block(engine, reference, self.whole, denoise, seed=stage.block)
+                    refuse_if_bad(f"{job}, {stage.name}", job.precision, found)
+                    worst[job] = _worse(worst.get(job), found, engine)
+                    done += 1
+        return worst
+
+    def _judge(
+        self, bundle: Bundle, errors: dict[Job, tuple[BlockError, str]]
+    ) -> Iterator[Quality]:
+        judge = Judge(self.checkpoint, self.request.data) if self.whole else None
+        for i, (job, (error, version)) in enumerate(errors.items()):
+            self.progress.update(0.8 + 0.2 * i / len(errors), f"decoding pictures, {job}")
+            quality = Quality(
+                engine=job.target.engine,
+                precision=job.precision,
+                checked_with=version,
+                check="full" if self.whole else "spot",
+                inputs=self._describe_inputs(),
+                max_abs_error=error.max_abs_error,
+                psnr_db=error.psnr_db if np.isfinite(error.psnr_db) else None,
+            )
+            if judge:
+                with closing(self._open_engine(bundle, job)) as engine:
+                    quality = judge.judge(bundle, engine, quality)
+            yield quality
+
+    def _describe_inputs(self) -> str:
+        if self.whole:
+            return "standard normal patches, every patch of every block; PSNR of decoded images"
+        return (
+            "standard normal patches, the first patches of every block in windows; "
+            "PSNR of the patches they give"
+        )
+
+    def _add_golden_pictures(self, manifest: Manifest) -> Manifest:
+        bundle = Bundle(self.root, manifest)
+        pictures = []
+        for job in self.jobs:
+            self.progress.update(0.99, f"golden pictures, {job}")
+            with closing(self._open_engine(bundle, job)) as engine:
+                pictures += make_golden_pictures(bundle, engine, self.root, job.target.engine)
+        golden = replace(manifest.golden, pictures=tuple(pictures))
+        return replace(manifest, golden=golden, files=dict(self._hash_files()))
+
+
+def _worse(
+    known: tuple[BlockError, str] | None, found: BlockError, engine: Engine
+) -> tuple[BlockError, str]:
+    if known is None:
+        return found, f"{engine.info.name}: {engine.info.version}"
+    old = known[0]
+    gradients = [g for g in (old.gradient_error, found.gradient_error) if g is not None]
+    worst = BlockError(
+        max(old.max_abs_error, found.max_abs_error),
+        min(old.psnr_db, found.psnr_db),
+        max(gradients, default=None),
+    )
+    return worst, known[1]

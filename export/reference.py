@@ -1,0 +1,77 @@
+"""The trained model in float32 torch, block by block from the checkpoint: what exports are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..runtime.spec import ARBlock
+from .checkpoint import Checkpoint
+from .families.tarflow import BlockWeights, KVCache, TarFlowBlock
+
+Floats = npt.NDArray[np.float32]
+
+
+class ReferenceBlock:
+    """One block of the checkpoint as a float32 torch module with its tables."""
+
+    def __init__(self, checkpoint: Checkpoint, block: ARBlock) -> None:
+        self.block = block
+        self.weights: BlockWeights = checkpoint.block(block.block)
+        self.module: TarFlowBlock = self.weights.module(checkpoint.config)
+
+    def context(self, labels: Sequence[int | None]) -> Floats:
+        """[N, T, C] position + class rows."""
+        last = len(self.weights.classes) - 1
+        rows = self.weights.classes[[last if label is None else label for label in labels]]
+        return self.weights.pos[None] + rows[:, None]
+
+    @torch.no_grad()
+    def parameters(self, x: Floats, context: Floats) -> tuple[Floats, Floats]:
+        """(xa, xb) [N, W, D] of known patches from position 0 on, in one pass."""
+        window = x.shape[1]
+        xa, xb, _ = self.module(torch.from_numpy(x), torch.from_numpy(context[:, :window]))
+        return xa.numpy(), xb.numpy()
+
+    @torch.no_grad()
+    def decode(self, z: Floats, labels: Sequence[int | None]) -> Floats:
+        """[N, T, D] in image order: the block's inverse, patch by patch."""
+        flip = self.block.permutation == "flip"
+        x = torch.from_numpy(np.ascontiguousarray(z[:, ::-1]) if flip else z.copy())
+        context = torch.from_numpy(self.context(labels))
+        past: KVCache | None = None
+        for i in range(x.shape[1] - 1):
+            xa, xb, past = self.module(x[:, i : i + 1], context[:, i : i + 1], past)
+            x[:, i + 1] = x[:, i + 1] * xa[:, 0].exp() + xb[:, 0]
+        return x.flip(1).numpy() if flip else x.numpy()
+
+    def encode(self, x: Floats, labels: Sequence[int | None]) -> tuple[Floats, Floats]:
+        """[N, T, D] in image order to (z, xa), xa in the block's order with its row 0 zero."""
+        flip = self.block.permutation == "flip"
+        x = np.ascontiguousarray(x[:, ::-1]) if flip else x
+        found_a, found_b = self.parameters(x, self.context(labels))
+        xa, xb = np.zeros_like(x), np.zeros_like(x)
+        xa[:, 1:], xb[:, 1:] = found_a[:, :-1], found_b[:, :-1]
+        z = (x - xb) * np.exp(-xa)
+        return (np.ascontiguousarray(z[:, ::-1]) if flip else z), xa
+
+
+def reference_decode(checkpoint: Checkpoint, z: Floats, labels: Sequence[int | None]) -> Floats:
+    """[N, T, D] latents z to patches through all blocks, one block in memory at a time."""
+    for stage in checkpoint.config.flow_spec().ar_blocks:
+        z = ReferenceBlock(checkpoint, stage).decode(z, labels)
+    return z
+
+
+def reference_encode(
+    checkpoint: Checkpoint, patches: Floats, labels: Sequence[int | None]
+) -> tuple[Floats, npt.NDArray[np.float64]]:
+    """[N, T, D] patches to latents z and logdet [N] (mean over dimensions)."""
+    logdet = np.zeros(len(patches))
+    for stage in reversed(checkpoint.config.flow_spec().ar_blocks):
+        patches, xa = ReferenceBlock(checkpoint, stage).encode(patches, labels)
+        logdet -= xa.mean(axis=(1, 2), dtype=np.float64)
+    return patches, logdet

@@ -1,0 +1,77 @@
+"""ONNX target: step graphs and vector-Jacobian graphs of a block around one weights file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from ...runtime.manifest import Artifact, EngineName
+from ...runtime.spec import ARBlock
+from ..families.tarflow import BlockWeights, TarFlowConfig
+from .base import TargetOptions
+from .onnx_graph import WeightsFile
+from .onnx_step import CoreStep, GqaStep, add_weights
+from .onnx_vjp import VjpEmitter
+
+
+class OnnxTarget:
+    """Writes ``onnx/<precision>/<block>.weights.bin`` and the small graphs that point into it."""
+
+    engine: EngineName = "onnx"
+    precisions: tuple[str, ...] = ("fp32", "fp16")
+
+    def export_block(
+        self,
+        root: Path,
+        config: TarFlowConfig,
+        stage: ARBlock,
+        weights: BlockWeights,
+        precision: str,
+        options: TargetOptions,
+    ) -> list[Artifact]:
+        folder = root / "onnx" / precision
+        folder.mkdir(parents=True, exist_ok=True)
+        file = WeightsFile(folder / f"{stage.name}.weights.bin", f"{stage.name}.weights.bin")
+        try:
+            add_weights(file, weights, precision)
+        finally:
+            file.close()
+        artifacts = []
+        for branches in (1, 2):
+            if options.onnx_form == "gqa":
+                model = GqaStep(config, file, precision, branches).build()
+                artifacts.append(self._write(root, model, stage, precision, "step", branches, ()))
+                continue
+            for window in options.windows_up_to(config.num_patches):
+                model = CoreStep(config, file, precision, branches, window).build()
+                menu = (window,)
+                artifacts.append(self._write(root, model, stage, precision, "step", branches, menu))
+        if options.denoise and config.noise.kind == "gaussian":
+            model = VjpEmitter(config, file, precision).build()
+            artifacts.append(self._write(root, model, stage, precision, "vjp", 1, ()))
+        return artifacts
+
+    def _write(
+        self,
+        root: Path,
+        model: onnx.ModelProto,
+        stage: ARBlock,
+        precision: str,
+        role: str,
+        branches: int,
+        windows: tuple[int, ...],
+    ) -> Artifact:
+        path = f"onnx/{precision}/{stage.name}.{model.graph.name}.onnx"
+        (root / path).write_bytes(model.SerializeToString())
+        return Artifact(
+            engine="onnx",
+            precision=precision,
+            role="vjp" if role == "vjp" else "step",
+            stage=stage.name,
+            form=model.graph.name.split("_")[0],
+            branches=branches,
+            windows=windows,
+            path=path,
+            files=(path, f"onnx/{precision}/{stage.name}.weights.bin"),
+        )

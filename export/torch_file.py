@@ -1,0 +1,128 @@
+"""What torch.save writes, read with ``weights_only`` so that no code in it ever runs."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..runtime.errors import CheckpointError
+from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
+
+ZIP_MAGIC = b"PK\x03\x04"
+# The first pickle of the format before torch 1.6: protocol 2, a 10-byte integer.
+LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+MAX_DEPTH = 4  # dictionaries within dictionaries
+
+
+class TorchFile:
+    """A .pth file; nested dictionaries become names with dots, all that is no tensor is left out.
+
+    A zip file (torch 1.6 and later) is mapped, and mapped again for each reading, so that only the
+    pages of tensors in use take memory. A file in the older format has to be read whole.
+
+    Raises:
+        CheckpointError: truncated, damaged, not written by torch.save, or asking to run code.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = UnchangedFile(path)
+        with open(path, "rb") as file:
+            mapped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        if mapped:
+            _check_zip(path)
+        tensors = self._load(mapped)
+        self._whole = None if mapped else tensors
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: _info(path.name, name, tensor) for name, tensor in tensors.items()
+        }
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """See TensorFile.read. The tensors of a zip file are views of its private mapping."""
+        self._file.check()
+        tensors = self._load(True) if self._whole is None else self._whole
+        return ((name, tensors[name].detach()) for name in names)
+
+    def _load(self, mapped: bool) -> dict[str, Tensor]:
+        path = self._file.path
+        try:
+            # Training scripts keep their arguments beside the weights; a Namespace only holds them.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except Exception as error:  # a damaged pickle can fail in every way
+            raise _load_error(path.name, error) from error
+        return dict(_flatten(path.name, content))
+
+
+def _check_zip(path: Path) -> None:
+    """The central directory must be there, be torch's, and hold plain (uncompressed) records."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except Exception as error:  # BadZipFile, ValueError, NotImplementedError, struct.error, ...
+        raise CheckpointError(
+            f"{path.name}: truncated or damaged, the directory at its end is missing"
+        ) from error
+    names = {record.filename.rpartition("/")[2] for record in records}
+    if "constants.pkl" in names:
+        raise CheckpointError(
+            f"{path.name}: a TorchScript program, not a checkpoint: save model.state_dict()"
+        )
+    if "data.pkl" not in names:
+        raise CheckpointError(f"{path.name}: a zip file, but not one that torch.save wrote")
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise CheckpointError(
+            f"{path.name}: its records are compressed, which torch.save never does: unpack it"
+        )
+
+
+def _load_error(file_name: str, error: Exception) -> CheckpointError:
+    message = str(error)
+    if code := re.search(r"GLOBAL (\S+)", message):
+        return CheckpointError(
+            f"{file_name}: refused, its pickle wants to run code ({code[1][:80]!a}): a checkpoint "
+            "may hold only tensors, numbers and text; save model.state_dict()"
+        )
+    # torch's advice in an UnpicklingError is to switch the protection off: not repeated here.
+    reason = "" if isinstance(error, pickle.UnpicklingError) else message.strip().split("\n")[0]
+    detail = f"{type(error).__name__}: {reason[:100]}" if reason else type(error).__name__
+    return CheckpointError(f"{file_name}: truncated or damaged, torch.load fails ({detail})")
+
+
+def _flatten(file_name: str, content: Any) -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dictionaries; each dictionary once, however often it is referred to."""
+    level, seen = [("", content)], set()
+    for _ in range(MAX_DEPTH):
+        below = []
+        for prefix, item in level:
+            if not isinstance(item, dict) or id(item) in seen:
+                continue
+            seen.add(id(item))
+            for key, value in item.items():
+                if not isinstance(key, str):  # numbered entries of an optimizer
+                    continue
+                if isinstance(value, Tensor):
+                    check_tensor_name(file_name, prefix + key)
+                    yield prefix + key, value
+                else:
+                    below.append((f"{prefix}{key}.", value))
+        level = below
+
+
+def _info(file_name: str, name: str, tensor: Tensor) -> TensorInfo:
+    info = TensorInfo(tensor.dtype, tuple(tensor.shape))
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise CheckpointError(f"{file_name}: {name} is not a plain tensor with values")
+    stored = tensor.untyped_storage().nbytes()
+    if info.nbytes > stored:  # a stride of 0 makes terabytes out of 4 bytes
+        raise CheckpointError(
+            f"{file_name}: {name} claims {info.nbytes} bytes, the file holds {stored} for it"
+        )
+    return info

@@ -1,0 +1,228 @@
+"""A bundle on disk: its manifest, and its files with size and hash checked before use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import weakref
+import zipfile
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from .bundle_rules import MAX_MANIFEST_BYTES, check_manifest
+from .bundle_zip import unpack_bundle
+from .errors import BundleError
+from .hashing import sha256_bytes, sha256_of
+from .manifest import MANIFEST, Artifact, Manifest
+from .safe_paths import is_link, regular_file, walk_files
+from .spec import FlowSpec
+
+Floats = npt.NDArray[np.float32]
+
+EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mnist.flowship"
+_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers leave them behind
+
+
+class Bundle:
+    """An opened bundle.
+
+    Its manifest is checked against itself, and every declared file is there with the right size;
+    the hash of a file is checked when its path is first asked for.
+
+    Attributes:
+        root: the folder (of a zip: a private temporary copy, removed by close()).
+        manifest: the whole of manifest.json.
+        sha256: hash of manifest.json, the bundle's identity: it holds the hash of every file.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, *, temporary: bool = False) -> None:
+        """A bundle whose manifest is at hand, perhaps not written yet (open() is for all others).
+
+        Args:
+            temporary: remove the folder at close().
+
+        Raises:
+            BundleError: the manifest contradicts itself or the files.
+        """
+        self.root, self.manifest = root.resolve(), manifest
+        self.sha256 = sha256_bytes(manifest.dumps().encode())
+        self._verified: set[str] = set()
+        self._remove = weakref.finalize(self, _remove_folder, self.root if temporary else None)
+        check_manifest(manifest)
+        for name, entry in manifest.files.items():
+            regular_file(self.root, name, entry.bytes)
+
+    @staticmethod
+    def open(path: str | os.PathLike[str] | None = None) -> Bundle:
+        """Open a bundle folder or a zip of one; None opens the one inside the package.
+
+        Raises:
+            BundleError: incomplete, damaged, hostile, too new, or not a bundle at all.
+        """
+        place = EMBEDDED if path is None else Path(path)
+        try:
+            if place.is_dir():
+                return _open_folder(place)
+            if place.is_file() and zipfile.is_zipfile(place):
+                return _open_zip(place)
+        except BundleError as error:
+            raise BundleError(f"{place}: {error}") from error
+        except OSError as error:
+            raise BundleError(f"{place} cannot be read: {error.strerror or error}") from error
+        if path is None:
+            raise BundleError(f"this installation has no embedded bundle ({place}): name a bundle")
+        what = "is neither a folder nor a zip" if place.exists() else "does not exist"
+        raise BundleError(f"{place} {what}: expected a bundle, such as NAME.flowship")
+
+    @property
+    def spec(self) -> FlowSpec:
+        return self.manifest.spec
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all declared files."""
+        return sum(entry.bytes for entry in self.manifest.files.values())
+
+    def path(self, relative: str) -> Path:
+        """A declared file, after a check of its kind, size and (the first time) hash.
+
+        Raises:
+            BundleError: it is undeclared, missing, a link, or not what the manifest says.
+        """
+        if not self._remove.alive:
+            raise BundleError(f"{self.root}: the bundle is closed")
+        if relative not in self.manifest.files:
+            raise BundleError(f"{self.root}: {relative} is not declared in {MANIFEST}")
+        try:
+            if relative in self._verified:
+                return regular_file(self.root, relative, self.manifest.files[relative].bytes)
+            path = self._verify_file(relative)
+        except BundleError as error:
+            raise BundleError(f"{self.root}: {error}") from error
+        self._verified.add(relative)
+        return path
+
+    def artifact_path(self, artifact: Artifact) -> Path:
+        """The file or package folder that an engine opens, after a check of all its files.
+
+        Raises:
+            BundleError: as path(), or the package folder holds a file that it does not declare.
+        """
+        for name in artifact.files:
+            self.path(name)
+        path = self.root / artifact.path
+        if artifact.path not in artifact.files:
+            for name in walk_files(path):
+                if f"{artifact.path}/{name}" not in artifact.files:
+                    raise BundleError(
+                        f"{self.root}: {artifact.path} holds {name}, which {MANIFEST} does not "
+                        "declare: remove it or export the bundle again"
+                    )
+        return path
+
+    def array(self, name: str) -> Floats:
+        """A host array by name, read-only.
+
+        Raises:
+            BundleError: there is none, or it is damaged or not finite.
+        """
+        if name not in self.manifest.arrays:
+            raise BundleError(f"{self.root}: {MANIFEST} has no array {name!r}")
+        entry = self.manifest.arrays[name]
+        array = np.fromfile(self.path(entry.path), "<f4").reshape(entry.shape)
+        if not np.isfinite(array).all():
+            raise BundleError(f"{self.root}: the array {name} holds NaN or infinity")
+        array.flags.writeable = False
+        return array.astype(np.float32, copy=False)
+
+    def verify(self) -> list[str]:
+        """Hash every file and look for undeclared ones; returns the problems, one line each."""
+        problems = []
+        for name in self.manifest.files:
+            try:
+                self._verify_file(name)
+            except BundleError as error:
+                problems.append(str(error))
+        for name in walk_files(self.root):
+            known = name in self.manifest.files or name == MANIFEST
+            if not known and name.rpartition("/")[2] not in _LITTER:
+                problems.append(f"{name} is not declared in {MANIFEST}")
+        return problems
+
+    def close(self) -> None:
+        """Remove the temporary copy of a zip; paths are not given out afterwards."""
+        self._remove()
+
+    def _verify_file(self, relative: str) -> Path:
+        entry = self.manifest.files[relative]
+        path = regular_file(self.root, relative, entry.bytes)
+        found = sha256_of(path)
+        if found != entry.sha256:
+            raise BundleError(
+                f"{relative} has the sha256 {found}, expected {entry.sha256}: it is damaged or was "
+                "changed, copy or export the bundle again"
+            )
+        return path
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Bundle {self.manifest.name!r} at {self.root}>"
+
+
+def _remove_folder(folder: Path | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_folder(folder: Path, *, temporary: bool = False) -> Bundle:
+    data = _read_manifest(folder)
+    try:
+        manifest = Manifest.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{MANIFEST} is not UTF-8: {error}") from error
+    bundle = Bundle(folder, manifest, temporary=temporary)
+    bundle.sha256 = sha256_bytes(data)  # of the bytes as they are, whoever wrote them
+    return bundle
+
+
+def _open_zip(path: Path) -> Bundle:
+    folder = Path(tempfile.mkdtemp(prefix="flowship-"))  # only this user can enter it
+    try:
+        unpack_bundle(path, folder)
+        return _open_folder(folder, temporary=True)
+    except BaseException:
+        _remove_folder(folder)
+        raise
+
+
+def _read_manifest(root: Path) -> bytes:
+    path = root / MANIFEST
+    try:
+        status = path.lstat()
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"there is no {MANIFEST}: not a bundle, or one whose export did not finish"
+        ) from error
+    if is_link(status) or not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{MANIFEST} is a link or not a file")
+    if status.st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{MANIFEST} has {status.st_size:,} bytes, at most {MAX_MANIFEST_BYTES:,} are read"
+        )
+    with path.open("rb") as file:
+        return file.read(MAX_MANIFEST_BYTES)

@@ -1,0 +1,143 @@
+"""A zipped bundle: its entries are checked against its manifest, then unpacked."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .bundle_rules import MAX_MANIFEST_BYTES, check_manifest
+from .errors import BundleError
+from .manifest import MANIFEST, Manifest
+from .safe_paths import check_distinct, check_relative
+
+# Weights are noise to a compressor (8% smaller at best); the slack is for small all-alike arrays.
+_MAX_RATIO, _SLACK_BYTES = 100, 64 << 20
+_PIECE_BYTES = 1 << 20
+
+Entries = dict[str, zipfile.ZipInfo]
+
+
+def unpack_bundle(path: Path, folder: Path) -> None:
+    """Write the manifest of a zipped bundle and the files it declares into an empty folder.
+
+    The bundle lies at the top of the zip or in its only top folder. Nothing is written before every
+    entry is checked; entries that the manifest does not declare stay in the zip.
+
+    Raises:
+        BundleError: not a zipped bundle, hostile, damaged, or larger than the disk has room for.
+    """
+    with _zip_errors(), zipfile.ZipFile(path) as archive:
+        entries = _checked_entries(archive)
+        data = _read_manifest(archive, entries)
+        manifest = Manifest.loads(data.decode("utf-8", "replace"))
+        check_manifest(manifest)
+        _check_sizes(path, folder, manifest, entries)
+        for name, entry in manifest.files.items():
+            _extract(archive, entries[name], folder / name, entry.bytes)
+        (folder / MANIFEST).write_bytes(data)
+
+
+@contextmanager
+def _zip_errors() -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        raise BundleError(f"the zip is damaged: {error}") from error
+
+
+def _checked_entries(archive: zipfile.ZipFile) -> Entries:
+    """The files of the bundle by their path inside it."""
+    infos = [info for info in archive.infolist() if not _is_litter(info.filename)]
+    prefix = _find_prefix(infos)
+    check_distinct(info.filename for info in infos)
+    entries: Entries = {}
+    for info in infos:
+        # orig_filename is what the zip says; filename is cut at a NUL and has other separators.
+        name = info.orig_filename.rstrip("/") + "/" * info.is_dir()
+        if not name.startswith(prefix):
+            raise BundleError(f"the zip has {name[:80]!r} beside the bundle's folder {prefix!r}")
+        inner = name.removeprefix(prefix).rstrip("/")
+        if inner:
+            check_relative(inner)
+        _check_kind(inner, info)
+        if not info.is_dir():
+            entries[inner] = info
+    return entries
+
+
+def _is_litter(name: str) -> bool:
+    """What the macOS Finder adds to every zip."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2] == ".DS_Store"
+
+
+def _find_prefix(infos: list[zipfile.ZipInfo]) -> str:
+    found = [
+        info.filename.removesuffix(MANIFEST)
+        for info in infos
+        if info.filename == MANIFEST
+        or (info.filename.endswith(f"/{MANIFEST}") and info.filename.count("/") == 1)
+    ]
+    if len(found) != 1:
+        raise BundleError(
+            f"the zip has {len(found) or 'no'} {MANIFEST} at its top or in a top folder, "
+            "expected exactly one"
+        )
+    if found[0].strip("/") in (".", "..") or found[0] == "/":
+        raise BundleError(f"the zip has {found[0] + MANIFEST!r}, which points out of it")
+    return found[0]
+
+
+def _check_kind(name: str, info: zipfile.ZipInfo) -> None:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise BundleError(f"the zip's {name} is a link or a special file")
+    if info.flag_bits & 1:
+        raise BundleError(f"the zip's {name} is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError(f"the zip's {name} is packed by a method other than deflate")
+
+
+def _read_manifest(archive: zipfile.ZipFile, entries: Entries) -> bytes:
+    info = entries[MANIFEST]
+    if info.file_size > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{MANIFEST} has {info.file_size:,} bytes, at most {MAX_MANIFEST_BYTES:,} are read"
+        )
+    with archive.open(info) as file:
+        return file.read(MAX_MANIFEST_BYTES)
+
+
+def _check_sizes(path: Path, folder: Path, manifest: Manifest, entries: Entries) -> None:
+    for name, entry in manifest.files.items():
+        if name not in entries:
+            raise BundleError(f"{name} is missing in the zip")
+        if entries[name].file_size != entry.bytes:
+            raise BundleError(
+                f"the zip's {name} has {entries[name].file_size:,} bytes, expected {entry.bytes:,}"
+            )
+    total, packed = sum(entry.bytes for entry in manifest.files.values()), path.stat().st_size
+    if total > _MAX_RATIO * packed + _SLACK_BYTES:
+        raise BundleError(
+            f"the zip of {packed:,} bytes claims to unpack to {total:,}, more than "
+            f"{_MAX_RATIO} times as much: weights do not compress like that"
+        )
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise BundleError(
+            f"unpacking needs {total:,} bytes in {folder.parent}, which has {free:,} free: unzip "
+            "the bundle where there is room and open the folder, or set TMPDIR"
+        )
+
+
+def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, num_bytes: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(info) as source, path.open("xb") as target:
+        while piece := source.read(_PIECE_BYTES):  # never gives more than info.file_size
+            target.write(piece)
+        if target.tell() != num_bytes:
+            raise BundleError(f"the zip's {info.filename} ends after {target.tell():,} bytes")

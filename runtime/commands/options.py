@@ -1,0 +1,144 @@
+"""Options that several subcommands take, and how they read numbers, seeds and labels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..flow import Flow
+from ..guidance import GUIDE_WHAT
+from ..images import Floats
+from ..pictures import read_images
+from ..spec import ImageSpec
+
+MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill the disk
+
+
+def add_bundle(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """The positional BUNDLE."""
+    text = "bundle folder or zip" + ("; the embedded Fashion-MNIST one if omitted" * optional)
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?" if optional else None, help=text)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--engine, --precision, --device, --threads."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine", default="onnx", help="onnx, executorch, coreml or coreml-interpreter (%(default)s)"
+    )
+    group.add_argument("--precision", help="such as fp32, fp16 (the bundle's first for the engine)")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, dml, ... (%(default)s)")
+    group.add_argument("--threads", type=int, metavar="N", help="threads of one call (by model size)")
+
+
+def add_guidance(parser: argparse.ArgumentParser) -> None:
+    """Everything that the sampling can be told."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--guidance", type=float, default=0.0, metavar="G", help="guidance scale, 0 is none (0)"
+    )
+    group.add_argument(
+        "--guide-what", choices=GUIDE_WHAT, default="ab", help="guide scale a, shift b or both (ab)"
+    )
+    group.add_argument(
+        "--annealed-guidance", action="store_true", help="let the scale grow over the patches"
+    )
+    group.add_argument(
+        "--attn-temp",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="attention temperature of the unconditional branch (1)",
+    )
+    group.add_argument(
+        "--denoise", action="store_true", help="remove the training noise with one score step"
+    )
+
+
+def add_label(parser: argparse.ArgumentParser) -> None:
+    """--label."""
+    text = "class by name or number; one for all pictures, or one each as in 0,3,4,1"
+    parser.add_argument("--label", metavar="NAMES", help=text)
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """--json and --quiet."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+
+
+def open_flow(arguments: argparse.Namespace) -> Flow:
+    """The flow that the options describe."""
+    return Flow.open(
+        arguments.bundle,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        device=arguments.device,
+    )
+
+
+def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of add_guidance() as keyword arguments of Flow's methods."""
+    return {
+        "guidance": arguments.guidance,
+        "guide_what": arguments.guide_what,
+        "annealed": arguments.annealed_guidance,
+        "attn_temp": arguments.attn_temp,
+        "denoise": arguments.denoise,
+    }
+
+
+def warn_if_guidance_is_idle(arguments: argparse.Namespace) -> None:
+    """Both branches are the same network on the same input: say so instead of pretending."""
+    if arguments.guidance > 0 and arguments.label is None and arguments.attn_temp == 1:
+        print(
+            "note: guidance changes nothing without --label or an --attn-temp other than 1",
+            file=sys.stderr,
+        )
+
+
+def parse_seeds(text: str, count: int | None) -> list[int]:
+    """``7`` (and the next ones for -n), ``0-15``, ``1,4,9`` or a mixture."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            low = int(first, 0)
+            high = int(last, 0) if dash else low
+        except ValueError:
+            raise UsageError(
+                f"--seed {text!r} is not a number, a range or a list, as in 7, 0-15 or 1,4,9"
+            ) from None
+        if high < low or high - low >= MAX_PICTURES:
+            raise UsageError(f"--seed {part}: not a range of 1 to {MAX_PICTURES} seeds")
+        seeds += range(low, high + 1)
+    if count is not None and not 1 <= count <= MAX_PICTURES:
+        raise UsageError(f"-n {count} is not between 1 and {MAX_PICTURES}")
+    if count is not None and len(seeds) == 1:
+        seeds = list(range(seeds[0], seeds[0] + count))
+    if count is not None and len(seeds) != count:
+        raise UsageError(f"-n {count} contradicts the {len(seeds)} seeds of --seed {text}")
+    return seeds
+
+
+def read_all(paths: Sequence[Path], spec: ImageSpec) -> tuple[list[str], Floats]:
+    """Names and [N, C, H, W] of all pictures in files and folders; one of several has ``[i]``."""
+    names: list[str] = []
+    parts = []
+    for name, images in read_images(paths, spec):
+        names += [name] if len(images) == 1 else [f"{name}[{i}]" for i in range(len(images))]
+        parts.append(images)
+    return names, np.concatenate(parts)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

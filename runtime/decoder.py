@@ -1,0 +1,88 @@
+"""Latents to patches through all blocks, one block at a time for all pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .guidance import Guidance
+from .model import Labels, Model, check_finite, to_block_order
+from .plan import Plan
+from .sampler import invert_sequential, invert_windowed
+from .spec import ARBlock
+
+Floats = npt.NDArray[np.float32]
+
+
+class Committed(NamedTuple):
+    """State after one call of one block.
+
+    Attributes:
+        block: the block that runs, and ``index`` its number in the order of generation.
+        first, count: the pictures that run together.
+        patches: patches of these pictures that are final for this block.
+    """
+
+    block: ARBlock
+    index: int
+    first: int
+    count: int
+    patches: int
+
+
+class Decoding:
+    """A running inversion of N latents.
+
+    Attributes:
+        state: [N, T, D] in image order: latents before the first block, patches after the last.
+    """
+
+    def __init__(
+        self, model: Model, z: Floats, labels: Labels, guidance: Guidance, plan: Plan
+    ) -> None:
+        self.state = z.copy()
+        self._model, self._labels, self._guidance, self._plan = model, labels, guidance, plan
+        self._running: tuple[ARBlock, slice, Floats] | None = None
+
+    def run(self) -> Iterator[Committed]:
+        """Go through the blocks; stop iterating (or close) to cancel between two calls.
+
+        Raises:
+            NonFiniteError: a block gave NaN or infinity.
+        """
+        for index, block in enumerate(self._model.bundle.spec.ar_blocks):
+            guidance = self._guidance if block.guided else Guidance()
+            window = self._plan.window(block.name)
+            size = self._model.together(block, len(self.state), guidance, window)
+            for first in range(0, len(self.state), size):
+                pictures = slice(first, min(first + size, len(self.state)))
+                yield from self._run_block(block, index, pictures, guidance, window)
+
+    def _run_block(
+        self, block: ARBlock, index: int, pictures: slice, guidance: Guidance, window: int
+    ) -> Iterator[Committed]:
+        x = to_block_order(self.state[pictures], block)
+        self._running = block, pictures, x
+        weights = guidance.weights(x.shape[1])
+        with self._model.stage(block, self._labels[pictures], guidance) as stage:
+            if window == 1:
+                calls = invert_sequential(stage, x, guidance, weights)
+            else:
+                tolerance = self._plan.tolerance
+                calls = invert_windowed(stage, x, guidance, weights, window, tolerance)
+            for patches in calls:
+                yield Committed(block, index, pictures.start, len(x), patches)
+        self._running = None
+        check_finite(x, block, pictures.start, "generation")
+        self.state[pictures] = to_block_order(x, block)
+
+    def preview(self) -> Floats:
+        """[N, T, D] what there is at this moment, in image order."""
+        state = self.state.copy()
+        if self._running:
+            block, pictures, x = self._running
+            state[pictures] = to_block_order(x, block)
+        return state

@@ -1,0 +1,105 @@
+"""Core ML packages on any machine: the engine that checks the file, not the phone's arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import EngineError, UsageError
+from ..spec import ARBlock
+from .base import ARStage, EngineInfo, EngineOptions, VJPStage, register_engine
+from .coreml_stage import Array, StepStage, find_step, no_vjp, package_bytes
+from .mil import Executable, Package
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+
+# Packages stay open for the next picture where all of them are small; decoded to float32 they take
+# twice their size in memory.
+RESIDENT_BYTES = 512 << 20
+
+
+class InterpreterEngine:
+    """Runs a bundle's Core ML packages with the interpreter in ``mil``; numpy is all it needs."""
+
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        if options.device != "cpu":
+            raise UsageError(
+                f"the engine coreml-interpreter has no device {options.device!r}: it is cpu"
+            )
+        self._bundle, self._precision = bundle, options.precision
+        self._keep = package_bytes(bundle.manifest, options.precision) <= RESIDENT_BYTES
+        self._packages: dict[Path, _OpenPackage] = {}
+        version = f"numpy {np.__version__} (checks the file, not a device's arithmetic)"
+        # 0: threads are the business of numpy's BLAS (OPENBLAS_NUM_THREADS and the like).
+        self.info = EngineInfo("coreml-interpreter", version, "cpu", options.precision, threads=0)
+
+    def max_images(self, branches: int, scaled_queries: bool) -> int | None:
+        return 1
+
+    def open(
+        self,
+        stage: ARBlock,
+        *,
+        num_images: int = 1,
+        branches: int = 1,
+        scaled_queries: bool = False,
+    ) -> ARStage:
+        artifact = find_step(self._bundle.manifest, self._precision, stage, branches, num_images)
+        path = self._bundle.artifact_path(artifact)
+        if path not in self._packages:
+            if not self._keep:
+                self.close()
+            self._packages[path] = _OpenPackage(path)
+        runner = _InterpreterRunner(self._packages[path])
+        return StepStage(runner, stage, artifact.windows, branches)
+
+    def open_vjp(self, stage: ARBlock) -> VJPStage:
+        raise no_vjp()
+
+    def close(self) -> None:
+        self._packages.clear()
+
+
+class _OpenPackage:
+    """A package and those of its functions that have been used."""
+
+    def __init__(self, path: Path) -> None:
+        self.package = Package(path)
+        self._functions: dict[str, Executable] = {}
+
+    def function(self, name: str) -> Executable:
+        if name not in self._functions:
+            self._functions[name] = Executable(self.package, name)
+        return self._functions[name]
+
+
+class _InterpreterRunner:
+    """One state and the functions that share it."""
+
+    def __init__(self, package: _OpenPackage) -> None:
+        self._package: _OpenPackage | None = package
+        self.state: dict[str, Array] = {}
+
+    def reset(self) -> None:
+        self.state = {}
+
+    def run(self, function: str, inputs: dict[str, Array]) -> Mapping[str, Array]:
+        if self._package is None:
+            raise EngineError("the stage is closed")
+        executable = self._package.function(function)
+        if not self.state:
+            self.state = executable.make_state()
+        return executable.run(inputs, self.state)
+
+    def close(self) -> None:
+        self._package, self.state = None, {}
+
+
+@register_engine("coreml-interpreter")
+def open_coreml_interpreter(bundle: Bundle, options: EngineOptions) -> InterpreterEngine:
+    """The engine of ``--engine coreml-interpreter``."""
+    return InterpreterEngine(bundle, options)

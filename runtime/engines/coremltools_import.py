@@ -1,0 +1,45 @@
+"""coremltools, imported without its noise."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import MissingExtraError
+
+
+def import_coremltools(what: str, submodule: str = "") -> Any:
+    """The package coremltools, or a submodule of it such as ``.converters.mil``.
+
+    Args:
+        what: the feature that needs it, for the error.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if importlib.util.find_spec("coremltools") is None:
+        raise MissingExtraError(what, "coremltools", "coreml")
+    with _quiet():
+        return importlib.import_module(f"coremltools{submodule}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Mute warnings and log lines while coremltools is imported.
+
+    It reports untested versions of torch and scikit-learn, its macOS-only libraries missing
+    elsewhere, and deprecations inside the packages it imports in turn; none concerns our calls.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,1 @@
+"""A small C library that runs ExecuTorch programs without torch; built on the user's machine."""

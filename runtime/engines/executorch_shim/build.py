@@ -1,0 +1,128 @@
+"""Builds the C library against the installed executorch wheel:
+
+    python -m flowship.runtime.engines.executorch_shim.build
+
+It needs a C++ compiler (g++, clang++, or the one that CXX names) and takes about 3 seconds. The
+library goes to the user's cache folder under a name made of the version and the source's hash, so
+an engine never picks up one that was built for something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import EngineError, FlowshipError, MissingExtraError
+
+SOURCE = Path(__file__).with_name("shim.cpp")
+LIBRARIES = (
+    "executorch",
+    "executorch_kernels_optimized",
+    "executorch_backend_xnnpack",
+    "executorch_threadpool",
+)
+# What the wheel's CMake configuration says: its C++ standard and the definitions of its headers.
+FLAGS = (
+    *("-std=c++17", "-O2", "-fPIC", "-shared", "-s"),
+    *("-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"),
+)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """The installed executorch: its version and the package's folder."""
+
+    version: str
+    root: Path
+
+
+def find_wheel() -> Wheel | None:
+    """Where executorch is installed; None if it is not. Imports nothing of it."""
+    spec = importlib.util.find_spec("executorch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    try:
+        version = importlib.metadata.version("executorch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return Wheel(version, Path(next(iter(spec.submodule_search_locations))))
+
+
+def library_path(wheel: Wheel) -> Path:
+    """Where the library for this wheel lies once it is built."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    built_for = [wheel.version.encode(), os.fsencode(wheel.root), SOURCE.read_bytes()]
+    digest = hashlib.sha256(b"\0".join(built_for)).hexdigest()[:16]
+    return cache / "flowship" / f"executorch-{wheel.version}-{digest}.so"
+
+
+def build() -> Path:
+    """Compile the library unless it is there; returns its path.
+
+    Raises:
+        MissingExtraError: executorch is not installed.
+        EngineError: no compiler, no C++ runtime in the wheel, or the compiler failed.
+    """
+    wheel = find_wheel()
+    if wheel is None:
+        raise MissingExtraError("the ExecuTorch library", "executorch", "executorch")
+    target = library_path(wheel)
+    if target.is_file():
+        return target
+    command = _compile_command(wheel)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        output = Path(folder) / target.name
+        done = subprocess.run(
+            [*command, "-o", str(output)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise EngineError(f"{command[0]} failed:\n{done.stderr.strip()}")
+        output.replace(target)
+    return target
+
+
+def _compile_command(wheel: Wheel) -> list[str]:
+    headers, libraries = wheel.root / "include", wheel.root / "lib"
+    for name in LIBRARIES:
+        if not (libraries / f"lib{name}.so").is_file():
+            raise EngineError(
+                f"executorch {wheel.version} at {wheel.root} has no lib/lib{name}.so (wheels for "
+                "Linux x86-64 from 1.5 have it): the Python package is used instead"
+            )
+    named = os.environ.get("CXX")
+    compiler = named or shutil.which("g++") or shutil.which("clang++")
+    if not compiler or not shutil.which(compiler):
+        raise EngineError(
+            f"no C++ compiler {named!r}, as CXX says"
+            if named
+            else "no C++ compiler: install g++ or clang++, or name one in the variable CXX"
+        )
+    portable = headers / "executorch/runtime/core/portable_type/c10"
+    return [
+        *(compiler, *FLAGS, "-isystem", str(headers), "-isystem", str(portable), str(SOURCE)),
+        # Kernels and backend register themselves; nothing refers to them by name.
+        *(f"-L{libraries}", "-Wl,--no-as-needed", *(f"-l{name}" for name in LIBRARIES)),
+        f"-Wl,-rpath,{libraries}",
+    ]
+
+
+def main() -> int:
+    try:
+        print(build())
+    except FlowshipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

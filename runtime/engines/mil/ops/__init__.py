@@ -1,0 +1,10 @@
+"""The operators that the interpreter knows; importing the package registers all of them.
+
+An operator is a function whose parameters are named as in MIL. Float tensors come and go as float32
+arrays (see ``types``), and the executor rounds what the program declares float16.
+"""
+
+from . import constexpr, elementwise, movement, network
+from .registry import OPS, Op, find_op
+
+__all__ = ["OPS", "Op", "constexpr", "elementwise", "find_op", "movement", "network"]

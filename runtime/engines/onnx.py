@@ -1,0 +1,363 @@
+"""ONNX Runtime: the step graphs of a bundle with everything bound once, nothing allocated per call."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import EngineError, MissingExtraError, UsageError
+from ..manifest import Artifact
+from ..spec import ARBlock
+from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
+from .menu import split_window
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from ..bundle import Bundle
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+}
+# What brings a provider that is not in the plain package.
+PROVIDER_PACKAGES = {
+    "cuda": "pip install 'flowship[onnx-gpu]' (in place of the extra onnx)",
+    "dml": "pip install onnxruntime-directml (in place of the extra onnx, on Windows)",
+    "coreml": "the extra onnx has it on macOS",
+    "webgpu": "pip install onnxruntime-webgpu (in place of the extra onnx)",
+}
+MASKED = {"fp32": -1e30, "fp16": -3e4}  # finite, and inside the range of the precision
+_CACHE_DTYPES: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16}
+
+
+class OnnxEngine:
+    """Opens the graphs of one bundle and precision as inference sessions.
+
+    Sessions are kept for the next picture as long as all blocks together fit ``resident_bytes``;
+    otherwise one block is in memory at a time.
+    """
+
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("the engine onnx", "onnxruntime", "onnx") from error
+        self._ort, self._bundle, self._options = onnxruntime, bundle, options
+        if options.device not in PROVIDERS:
+            raise UsageError(
+                f"the engine onnx has no device {options.device!r}: choose from "
+                f"{', '.join(PROVIDERS)}"
+            )
+        self._provider = PROVIDERS[options.device]
+        available = onnxruntime.get_available_providers()
+        if self._provider not in available:
+            raise EngineError(
+                f"this onnxruntime has no device {options.device!r} (it has "
+                f"{', '.join(d for d, p in PROVIDERS.items() if p in available)}): "
+                f"{PROVIDER_PACKAGES.get(options.device, 'reinstall it')}"
+            )
+        largest, total = self._weight_bytes()
+        threads = options.threads or _default_threads(largest)
+        self._keep_sessions = total <= _resident_bytes()
+        self._sessions: dict[Artifact, onnxruntime.InferenceSession] = {}
+        version = f"onnxruntime {onnxruntime.__version__}"
+        self.info = EngineInfo("onnx", version, options.device, options.precision, threads)
+
+    def _weight_bytes(self) -> tuple[int, int]:
+        manifest, largest, total = self._bundle.manifest, 0, 0
+        for stage in manifest.spec.stages:
+            artifacts = manifest.find("onnx", self._options.precision, "step", stage.name)
+            files = {f for artifact in artifacts for f in artifact.files}
+            size = sum(manifest.files[f].bytes for f in files)
+            largest, total = max(largest, size), total + size
+        return largest, total
+
+    def max_images(self, branches: int, scaled_queries: bool) -> int | None:
+        if self._form() == "core":
+            return 1
+        return 1 if branches == 2 and scaled_queries else None
+
+    def _form(self) -> str:
+        first = self._bundle.manifest.spec.ar_blocks[0]
+        return self._find(first, "step", 1)[0].form
+
+    def open(
+        self, stage: ARBlock, *, num_images: int = 1, branches: int = 1, scaled_queries: bool = False
+    ) -> ARStage:
+        if self._form() == "core":
+            return self._open_core(stage, branches)
+        folded = branches == 2 and num_images == 1
+        if scaled_queries and not folded:
+            raise EngineError("the engine onnx runs attn_temp for one picture at a time")
+        artifact = self._find(stage, "step", 2 if folded else 1)[0]
+        session = self._session(artifact)
+        rows = (branches, num_images)
+        return _GqaStage(self, session, stage, self._patch_dim, rows, folded)
+
+    def _open_core(self, stage: ARBlock, branches: int) -> ARStage:
+        artifacts = self._find(stage, "step", branches)
+        sessions = {a.windows[0]: self._session(a) for a in artifacts}
+        T = self._bundle.manifest.spec.image.num_patches
+        dtype = _CACHE_DTYPES[self._options.precision]
+        masked = MASKED[self._options.precision]
+        return _CoreStage(sessions, stage, T, self._patch_dim, branches, np.dtype(dtype), masked)
+
+    def open_vjp(self, stage: ARBlock) -> VJPStage:
+        # Each matrix is used as it is and transposed: packing it for both would double the memory.
+        session = self._session(self._find(stage, "vjp", 1)[0], prepack=False)
+        return _OnnxVjp(session)
+
+    def close(self) -> None:
+        self._sessions.clear()
+
+    @property
+    def _patch_dim(self) -> int:
+        return self._bundle.manifest.spec.image.patch_dim
+
+    def _find(self, stage: ARBlock, role: str, branches: int) -> tuple[Artifact, ...]:
+        precision = self._options.precision
+        found = self._bundle.manifest.find("onnx", precision, role, stage.name, branches)
+        if not found:
+            what = "denoising" if role == "vjp" else f"{branches}-branch {role}"
+            raise EngineError(
+                f"the bundle has no {what} graph of {stage.name} for onnx {precision}"
+            )
+        return found
+
+    def _session(self, artifact: Artifact, prepack: bool = True) -> onnxruntime.InferenceSession:
+        if artifact not in self._sessions:
+            if not self._keep_sessions:
+                kept = {a: s for a, s in self._sessions.items() if a.stage == artifact.stage}
+                self._sessions = kept
+            path = self._bundle.artifact_path(artifact)
+            self._sessions[artifact] = self._create_session(path, prepack)
+        return self._sessions[artifact]
+
+    def _create_session(self, path: Path, prepack: bool) -> onnxruntime.InferenceSession:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.info.threads, 1
+        options.log_severity_level = 4  # errors come as exceptions
+        # Spinning threads burn the other core between two calls and ruin both on a busy machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        try:
+            return self._ort.InferenceSession(str(path), options, providers=[self._provider])
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise EngineError(f"onnxruntime cannot load {path}: {error}") from error
+
+
+class _Binding:
+    """Input and output buffers of one window length, bound to a session once."""
+
+    def __init__(self, stage: _GqaStage, window: int) -> None:
+        branches, N = stage.rows
+        R, D, C = branches * N, stage.patch_dim, stage.block.channels
+        self.x = np.zeros((branches, N, window, D), np.float32)
+        self.context = np.zeros((branches, N, window, C), np.float32)
+        self.output = np.zeros((R, window, stage.output_dim), np.float32)
+        split = self.output.reshape(branches, N, window, -1)
+        self.xb = split[..., -D:]
+        self.xa = split[..., :D] if stage.output_dim == 2 * D else np.zeros_like(self.xb)
+        self._inputs = {
+            "x": self.x.reshape(R, window, D),
+            "context": self.context.reshape(R, window, C),
+            "seqlens_k": stage.seqlens_k,
+            "total_len": stage.total_len,
+        }
+        if stage.folded:
+            self._inputs["qkv_scale"] = stage.qkv_scale
+        self._stage = stage
+        self.io = stage.session.io_binding()
+        self._values = stage.cache
+        for name, value in stage.cache.items():
+            self.io.bind_ortvalue_input(f"past_{name}", value)
+            self.io.bind_ortvalue_output(f"present_{name}", value)
+        self._bound = [self._bind_input(n, a) for n, a in self._inputs.items()]
+        if stage.on_cpu:
+            value = stage.ort.OrtValue.ortvalue_from_numpy(self.output)
+            self._bound.append(value)
+            self.io.bind_ortvalue_output("ab", value)
+        else:
+            self.io.bind_output("ab", "cpu")
+
+    def _bind_input(self, name: str, array: npt.NDArray[Any]) -> Any:
+        value = self._stage.ort.OrtValue.ortvalue_from_numpy(array)  # shares the array's memory
+        self.io.bind_ortvalue_input(name, value)
+        return value
+
+    def run(self) -> None:
+        if self._stage.on_cpu:
+            self._stage.session.run_with_iobinding(self.io)
+            return
+        # Binding copies to the device at that moment, so inputs are bound again for each call.
+        for name, array in self._inputs.items():
+            self.io.bind_cpu_input(name, array)
+        self._stage.session.run_with_iobinding(self.io)
+        self.output[:] = self.io.copy_outputs_to_cpu()[-1]
+
+
+class _GqaStage:
+    """A block in the ``gqa`` form: past and present share one buffer of T rows."""
+
+    windows: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        engine: OnnxEngine,
+        session: onnxruntime.InferenceSession,
+        block: ARBlock,
+        patch_dim: int,
+        rows: tuple[int, int],
+        folded: bool,
+    ) -> None:
+        self.session, self.block, self.patch_dim = session, block, patch_dim
+        self.rows, self.folded, self.ort = rows, folded, engine._ort
+        self.on_cpu = engine.info.device == "cpu"
+        self.output_dim = patch_dim if block.scale == "none" else 2 * patch_dim
+        cache_rows = 1 if folded else rows[0] * rows[1]
+        self.seqlens_k, self.total_len = np.zeros(cache_rows, np.int32), np.zeros((), np.int32)
+        self.qkv_scale = np.ones((3, 2, 1), np.float32)
+        T = engine._bundle.manifest.spec.image.num_patches
+        heads = block.num_heads * (2 if folded else 1)
+        shape, dtype = (cache_rows, heads, T, block.head_dim), engine._options.precision
+        self.cache = {
+            f"{n}_{i}": self._cache_value(shape, _CACHE_DTYPES[dtype], engine.info.device)
+            for i in range(block.num_layers)
+            for n in "kv"
+        }
+        self._bindings: dict[int, _Binding] = {}
+        self._pos = self._classes = np.zeros(0, np.float32)
+
+    def _cache_value(self, shape: tuple[int, ...], dtype: npt.DTypeLike, device: str) -> Any:
+        zeros = np.zeros(shape, dtype)  # zeros: a NaN behind the mask would still poison
+        if self.on_cpu:
+            return self.ort.OrtValue.ortvalue_from_numpy(zeros)
+        return self.ort.OrtValue.ortvalue_from_numpy(zeros, device, 0)
+
+    def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
+        self._pos, self._classes = pos, classes[:, :, None]
+        if self.folded:
+            self.qkv_scale[0, :, 0] = q_scale
+
+    def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
+        window = x.shape[1]
+        binding = self._bindings.get(window)
+        if binding is None:
+            binding = self._bindings[window] = _Binding(self, window)
+        end = position + window
+        binding.x[:] = x
+        np.add(self._pos[position:end], self._classes, out=binding.context)
+        self.seqlens_k[:] = end - 1
+        self.total_len[...] = end
+        binding.run()
+        return binding.xa, binding.xb
+
+    def close(self) -> None:
+        self._bindings.clear()
+        self.cache.clear()
+
+
+class _CoreStage:
+    """A block in the ``core`` form: static windows, the host keeps and commits the cache."""
+
+    def __init__(
+        self,
+        sessions: dict[int, onnxruntime.InferenceSession],
+        block: ARBlock,
+        num_patches: int,
+        patch_dim: int,
+        branches: int,
+        dtype: np.dtype[Any],
+        masked: float,
+    ) -> None:
+        self._sessions, self._T, self._D, self._branches = sessions, num_patches, patch_dim, branches
+        self._masked, self._nvp = masked, block.scale != "none"
+        self.windows = tuple(sorted(sessions))
+        shape = (branches, block.num_heads, num_patches, block.head_dim)
+        names = [f"{n}_{i}" for i in range(block.num_layers) for n in "kv"]
+        self._cache = {name: np.zeros(shape, dtype) for name in names}
+        self._q_scale = np.ones((branches, 1, 1, 1), np.float32)
+        self._pos = self._classes = np.zeros(0, np.float32)
+
+    def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
+        self._pos, self._classes = pos, classes
+        self._q_scale[:, 0, 0, 0] = q_scale
+
+    def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
+        outputs, start = [], 0
+        for window in split_window(x.shape[1], self.windows):
+            outputs.append(self._run(x[:, start : start + window], position + start))
+            start += window
+        ab = np.concatenate(outputs, 1)[:, None]
+        xb = ab[..., -self._D :]
+        return (ab[..., : self._D] if self._nvp else np.zeros_like(xb)), xb
+
+    def _run(self, x: Floats, position: int) -> Floats:
+        window, end = x.shape[1], position + x.shape[1]
+        inputs = {
+            "x": np.repeat(x, self._branches, 0),
+            "context": self._pos[position:end] + self._classes,
+            "mask": self._mask(position, window),
+            "q_scale": self._q_scale,
+            **{f"past_{name}": array for name, array in self._cache.items()},
+        }
+        session = self._sessions[window]
+        names = [output.name for output in session.get_outputs()]
+        found = dict(zip(names, session.run(names, inputs), strict=True))
+        for name, array in self._cache.items():
+            array[:, :, position:end] = found[f"new_{name}"]
+        ab: Floats = found["ab"]
+        return ab
+
+    def _mask(self, position: int, window: int) -> Floats:
+        """[1, 1, W, T + W]: cache rows before position are seen, new rows causally."""
+        mask = np.full((window, self._T + window), self._masked, np.float32)
+        mask[:, :position] = 0
+        mask[:, self._T :][np.tril_indices(window)] = 0
+        return mask[None, None]
+
+    def close(self) -> None:
+        self._cache.clear()
+
+
+class _OnnxVjp:
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._names = [value.name for value in session.get_inputs()]
+
+    def run(self, x: Floats, context: Floats, grad_xa: Floats, grad_xb: Floats) -> Floats:
+        given = {"x": x, "context": context, "grad_xa": grad_xa, "grad_xb": grad_xb}
+        inputs = {name: np.ascontiguousarray(given[name]) for name in self._names}
+        grad: Floats = self._session.run(None, inputs)[0]
+        return grad
+
+    def close(self) -> None:
+        pass
+
+
+def _default_threads(block_bytes: int) -> int:
+    """One thread for small blocks, where a second one costs more than it brings."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 1 if block_bytes < 32 << 20 else min(cores or 1, 8)
+
+
+def _resident_bytes() -> int:
+    """A third of the machine's memory: packed weights of all blocks may take that much."""
+    if not hasattr(os, "sysconf"):
+        return 4 << 30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
+
+
+@register_engine("onnx")
+def open_onnx(bundle: Bundle, options: EngineOptions) -> OnnxEngine:
+    """The engine of ``--engine onnx``; device cpu, or one of the providers that are installed."""
+    return OnnxEngine(bundle, options)

@@ -1,0 +1,448 @@
+"""Flow: a bundle opened with an engine. The public face of the runtime."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import __version__
+from .bundle import Bundle
+from .decoder import Committed, Decoding
+from .denoise import denoise_patches
+from .encoder import encode_blocks, pictures_together
+from .engines import Engine, EngineOptions, find_engine
+from .errors import UsageError
+from .events import Denoising, Event, Finished, Progress, Started
+from .generated import Generated
+from .guidance import Guidance, GuideWhat
+from .images import patchify, to_uint8, unpatchify
+from .labels import Label, resolve_labels
+from .likelihood import (
+    Likelihood,
+    NoiseChoice,
+    add_training_noise,
+    describe_convention,
+    likelihood,
+)
+from .model import Labels, Model, to_block_order
+from .normal import normals
+from .plan import PLAN, Plan
+from .recipe import PHILOX_NOISE, Recipe
+from .spec import FlowSpec
+
+Floats = npt.NDArray[np.float32]
+LabelLike = Label | Sequence[Label]
+LatentInput = Literal["noise", "z"]
+
+EVENT_INTERVAL = 0.05  # seconds between two Progress events of one block
+
+
+class Flow:
+    """Generates, encodes, decodes and scores pictures with one bundle, engine and precision.
+
+    Use :meth:`open`, and close it (or use it in a ``with`` statement) to free the engine.
+
+    Attributes:
+        bundle, engine, plan: its parts; the plan says how many patches a call evaluates.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, plan: Plan) -> None:
+        self.bundle, self.engine, self.plan = bundle, engine, plan
+        self._model = Model(bundle, engine)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | None = None,
+        *,
+        engine: str = "onnx",
+        precision: str | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> Flow:
+        """Open a bundle folder or zip; None opens the Fashion-MNIST one inside the package.
+
+        Args:
+            engine: ``onnx``, ``executorch``, ``coreml`` or ``coreml-interpreter``.
+            precision: one that the bundle has for the engine; None takes the first.
+            threads: of one engine call; None for the engine's choice. Pictures do not depend on it.
+            device: in the engine's words, such as ``cpu``, ``cuda``, ``dml``.
+
+        Raises:
+            BundleError: the bundle is damaged, hostile or too new.
+            UsageError: no such engine, device or precision; the message lists those there are.
+            MissingExtraError: the engine's package is not installed.
+        """
+        factory = find_engine(engine)
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads {threads} is below 1")
+        opened = Bundle.open(bundle)
+        try:
+            chosen = _choose_precision(opened, engine, precision)
+            running = factory(opened, EngineOptions(chosen, device, threads))
+            plan = Plan.loads(opened.path(PLAN).read_text("utf-8"))
+        except BaseException:
+            opened.close()
+            raise
+        return cls(opened, running, plan)
+
+    @property
+    def spec(self) -> FlowSpec:
+        """What the model is: image, latents, blocks, classes."""
+        return self.bundle.spec
+
+    # -- latents to pictures -----------------------------------------------------------------------
+
+    def generate(
+        self,
+        *,
+        seed: int | Sequence[int] = 0,
+        num_images: int | None = None,
+        label: LabelLike = None,
+        guidance: float = 0.0,
+        guide_what: GuideWhat = "ab",
+        annealed: bool = False,
+        attn_temp: float = 1.0,
+        denoise: bool = False,
+    ) -> Generated:
+        """Draw latents from seeds and decode them.
+
+        Args:
+            seed: picture i of ``num_images`` has the seed ``seed + i``; or one seed for each.
+            num_images: 1 unless several seeds or labels are given.
+            label: name or number of a class, one for all or one for each; None is unconditional.
+            guidance, guide_what, annealed, attn_temp: see :class:`Guidance`.
+            denoise: apply the score step at the end.
+
+        Returns:
+            The pictures with the recipe that makes them again.
+        """
+        for event in self.events(
+            seed=seed,
+            num_images=num_images,
+            label=label,
+            guidance=guidance,
+            guide_what=guide_what,
+            annealed=annealed,
+            attn_temp=attn_temp,
+            denoise=denoise,
+        ):
+            if isinstance(event, Finished):
+                return event.result
+        raise AssertionError("events() ends with Finished")
+
+    def events(
+        self,
+        *,
+        seed: int | Sequence[int] = 0,
+        num_images: int | None = None,
+        label: LabelLike = None,
+        guidance: float = 0.0,
+        guide_what: GuideWhat = "ab",
+        annealed: bool = False,
+        attn_temp: float = 1.0,
+        denoise: bool = False,
+    ) -> Iterator[Event]:
+        """The same as generate(), told as it goes: Started, Progress..., Denoising, Finished.
+
+        Close the iterator (or stop asking it) to cancel between two engine calls.
+        """
+        seeds = _seeds(seed, num_images, label)
+        labels = resolve_labels(label, self.spec, len(seeds))
+        noise = draw_noise(seeds, self.spec)
+        guide = Guidance(guidance, guide_what, annealed, attn_temp)
+        recipe = self.recipe(labels, guide, denoise, seeds=seeds)
+        yield from self._events(noise, self._scale(noise), labels, guide, denoise, recipe)
+
+    def decode(
+        self,
+        latents: npt.ArrayLike,
+        *,
+        input: LatentInput = "noise",
+        label: LabelLike = None,
+        guidance: float = 0.0,
+        guide_what: GuideWhat = "ab",
+        annealed: bool = False,
+        attn_temp: float = 1.0,
+        denoise: bool = False,
+    ) -> Floats:
+        """Latents [N, T, D] to float32 images [N, C, H, W], not clipped.
+
+        Args:
+            latents: standard normal noise, or the prior's own z with ``input="z"``.
+        """
+        latent = self._check_latents(latents)
+        if input not in ("noise", "z"):
+            raise UsageError(f"input {input!r} is neither 'noise' nor 'z'")
+        labels = resolve_labels(label, self.spec, len(latent))
+        guide = Guidance(guidance, guide_what, annealed, attn_temp)
+        z = self._scale(latent) if input == "noise" else latent
+        decoding = Decoding(self._model, z, labels, guide, self.plan)
+        for _ in decoding.run():
+            pass
+        images = unpatchify(decoding.state, self.spec.image)
+        return self.denoise(images, label=list(labels)) if denoise else images
+
+    # -- pictures to latents -----------------------------------------------------------------------
+
+    def encode(
+        self, images: npt.ArrayLike, *, label: LabelLike = None
+    ) -> tuple[Floats, npt.NDArray[np.float64]]:
+        """Images [N, C, H, W] to the prior's latents z [N, T, D] and logdet [N].
+
+        logdet is log |dz/dx| as a mean over dimensions, the reference's convention.
+        """
+        pictures = self._check_images(images)
+        labels = resolve_labels(label, self.spec, len(pictures))
+        patches = patchify(pictures, self.spec.image)
+        size = pictures_together(self._model, len(patches))
+        parts = [slice(i, i + size) for i in range(0, len(patches), size)]
+        encoded = [self._encode(patches[part], labels[part]) for part in parts]
+        return np.concatenate([z for z, _ in encoded]), np.concatenate([d for _, d in encoded])
+
+    def log_likelihood(
+        self,
+        images: npt.ArrayLike,
+        *,
+        label: LabelLike = None,
+        noise: NoiseChoice = "none",
+        noise_seed: int = 0,
+    ) -> Likelihood:
+        """Exact likelihood of images [N, C, H, W] in [-1, 1], in bits per dimension.
+
+        Args:
+            noise: ``train`` adds the training noise first (picture i from the stream of
+                ``noise_seed + i``), ``none`` scores the images as they are.
+        """
+        if noise not in ("none", "train"):
+            raise UsageError(f"noise {noise!r} is neither 'none' nor 'train'")
+        pictures = self._check_images(images)
+        training = self.spec.training_noise
+        if noise == "train":
+            pictures = add_training_noise(pictures, training, noise_seed)
+        z, logdet = self.encode(pictures, label=label)
+        convention = describe_convention(training, noise)
+        return likelihood(z, logdet, self.bundle.array("var"), convention)
+
+    def denoise(self, images: npt.ArrayLike, *, label: LabelLike = None) -> Floats:
+        """The score step x + sigma^2 grad log p(x) on images [N, C, H, W].
+
+        Raises:
+            UsageError: the model was not trained with (known) Gaussian noise.
+            EngineError: the bundle has no denoising graphs for this engine and precision.
+        """
+        self._check_denoise()
+        std = self.spec.training_noise.std
+        assert std is not None
+        pictures = self._check_images(images)
+        labels = resolve_labels(label, self.spec, len(pictures))
+        patches = patchify(pictures, self.spec.image)
+        size = pictures_together(self._model, len(patches))
+        parts = [slice(i, i + size) for i in range(0, len(patches), size)]
+        done = [denoise_patches(self._model, patches[p], labels[p], std) for p in parts]
+        return unpatchify(np.concatenate(done), self.spec.image)
+
+    # -- recipes -------------------------------------------------------------------------------------
+
+    def recipe(
+        self,
+        labels: Labels,
+        guidance: Guidance,
+        denoise: bool,
+        *,
+        seeds: Sequence[int] = (),
+        noise: str | None = None,
+    ) -> Recipe:
+        """All that is needed to make pictures again: of seeds, or of noise with the given hash."""
+        info = self.engine.info
+        return Recipe(
+            flowship_version=__version__,
+            bundle=self.bundle.manifest.name,
+            bundle_sha256=self.bundle.sha256,
+            engine=info.name,
+            engine_version=info.version,
+            device=info.device,
+            precision=info.precision,
+            seeds=tuple(seeds) if noise is None else tuple(range(len(labels))),
+            labels=tuple(labels),
+            plan_sha256=self.plan.sha256,
+            guidance=guidance.scale,
+            guide_what=guidance.what,
+            annealed_guidance=guidance.annealed,
+            attn_temp=guidance.attn_temp,
+            denoise=denoise,
+            noise=noise or PHILOX_NOISE,
+        )
+
+    def decode_events(
+        self,
+        noise: npt.ArrayLike,
+        *,
+        labels: Labels,
+        guidance: Guidance,
+        denoise: bool,
+        recipe: Recipe,
+    ) -> Iterator[Event]:
+        """The events of decoding given noise [N, T, D], for pictures with a recipe of their own."""
+        checked = self._check_latents(noise)
+        yield from self._events(
+            checked, self._scale(checked), labels, guidance, denoise, recipe
+        )
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _events(
+        self,
+        noise: Floats,
+        z: Floats,
+        labels: Labels,
+        guidance: Guidance,
+        denoise: bool,
+        recipe: Recipe,
+    ) -> Iterator[Event]:
+        if denoise:
+            self._check_denoise()
+        clock = _Clock(self.spec, len(z))
+        yield Started(len(z), len(self.spec.ar_blocks), self.spec.image.num_patches)
+        decoding = Decoding(self._model, z, labels, guidance, self.plan)
+
+        def preview() -> npt.NDArray[np.uint8]:
+            return to_uint8(unpatchify(decoding.preview(), self.spec.image))
+
+        for committed in decoding.run():
+            if clock.is_due(committed):
+                yield clock.progress(committed, preview)
+        images = unpatchify(decoding.state, self.spec.image)
+        if denoise:
+            yield Denoising(clock.seconds)
+            images = self.denoise(images, label=list(labels))
+        yield Finished(Generated(images, noise, recipe), clock.seconds)
+
+    def _encode(
+        self, patches: Floats, labels: Labels
+    ) -> tuple[Floats, npt.NDArray[np.float64]]:
+        logdet = np.zeros(len(patches))
+        for encoded in encode_blocks(self._model, patches, labels):
+            logdet += encoded.logdet
+        return to_block_order(encoded.z, encoded.block), logdet
+
+    def _scale(self, noise: Floats) -> Floats:
+        """Standard normal noise to the prior's latents."""
+        return noise * np.sqrt(self.bundle.array("var"))
+
+    def _check_denoise(self) -> None:
+        if self.spec.denoise is None:
+            kind = self.spec.training_noise.kind
+            raise UsageError(
+                f"this model cannot denoise: its training noise is {kind}, denoising needs Gaussian "
+                "noise of a known std (flowship export --noise-std)"
+            )
+
+    def _check_latents(self, latents: npt.ArrayLike) -> Floats:
+        shape = self.spec.latents[0].shape
+        return _check_array("latents", latents, shape, "T, D")
+
+    def _check_images(self, images: npt.ArrayLike) -> Floats:
+        return _check_array("images", images, self.spec.image.shape, "C, H, W")
+
+    def close(self) -> None:
+        """Free the engine and the bundle."""
+        self.engine.close()
+        self.bundle.close()
+
+    def __enter__(self) -> Flow:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Clock:
+    """When to tell, and how long it will take: time so far over patches so far."""
+
+    def __init__(self, spec: FlowSpec, num_images: int) -> None:
+        self._start = self._last = time.monotonic()
+        self._blocks, self._patches = len(spec.ar_blocks), spec.image.num_patches
+        self._images = num_images
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def is_due(self, committed: Committed) -> bool:
+        now = time.monotonic()
+        if now - self._last < EVENT_INTERVAL and committed.patches < self._patches:
+            return False
+        self._last = now
+        return True
+
+    def progress(self, at: Committed, preview: object) -> Progress:
+        done = at.index * self._images + at.first + at.count * at.patches / self._patches
+        fraction = done / (self._blocks * self._images)
+        seconds = self.seconds
+        left = seconds * (1 - fraction) / fraction
+        assert callable(preview)
+        return Progress(at.block.name, at.index, at.patches, fraction, seconds, left, preview)
+
+
+def draw_noise(seeds: Sequence[int], spec: FlowSpec) -> Floats:
+    """[N, T, D] standard normal noise; picture i is the start of the stream of its own seed."""
+    T, D = spec.latents[0].shape
+    try:
+        return np.stack([normals(seed, T * D).reshape(T, D) for seed in seeds])
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _seeds(seed: int | Sequence[int], num_images: int | None, label: LabelLike) -> list[int]:
+    if isinstance(seed, int):
+        several = isinstance(label, Sequence) and not isinstance(label, str)
+        count = num_images or (len(label) if several else 1)  # type: ignore[arg-type]
+        if count < 1:
+            raise UsageError(f"num_images {count} is below 1")
+        return list(range(seed, seed + count))
+    seeds = list(seed)
+    if not seeds or (num_images or len(seeds)) != len(seeds):
+        raise UsageError(f"{len(seeds)} seeds for {num_images} images")
+    return seeds
+
+
+def _check_array(what: str, value: npt.ArrayLike, shape: Sequence[int], words: str) -> Floats:
+    array = np.ascontiguousarray(value, np.float32)
+    if array.ndim != len(shape) + 1 or array.shape[1:] != tuple(shape) or not len(array):
+        expected = ", ".join(map(str, shape))
+        raise UsageError(
+            f"{what} have the shape {list(array.shape)}, expected [N, {words}] = [N, {expected}]"
+        )
+    if not np.isfinite(array).all():
+        raise UsageError(f"{what} hold NaN or infinity")
+    return array
+
+
+def _choose_precision(bundle: Bundle, engine: str, precision: str | None) -> str:
+    made_for = "coreml" if engine == "coreml-interpreter" else engine
+    there = bundle.manifest.precisions.get(made_for, ())
+    if not there:
+        raise UsageError(
+            f"the bundle {bundle.manifest.name} has nothing for the engine {engine}: it has "
+            f"{', '.join(bundle.manifest.precisions)}"
+        )
+    if precision is None:
+        return there[0]
+    if precision not in there:
+        raise UsageError(
+            f"the bundle {bundle.manifest.name} has no precision {precision!r} for {engine}: "
+            f"choose from {', '.join(there)}"
+        )
+    return precision

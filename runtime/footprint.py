@@ -1,0 +1,61 @@
+"""Memory that a bundle needs to generate one picture, from the sizes in its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .manifest import Manifest
+
+CACHE_BYTES = {"fp32": 4}  # of one key or value; every other precision keeps them in fp16
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes for one picture in one precision; activations of a step (kilobytes) are left out.
+
+    Attributes:
+        disk_bytes: all files of this engine and precision.
+        largest_block_bytes: weights of the largest block, the least that must be in memory.
+        all_blocks_bytes: weights of all blocks, when none is opened twice.
+        cache_bytes: KV cache of one block; twice that with guidance.
+    """
+
+    engine: str
+    precision: str
+    disk_bytes: int
+    largest_block_bytes: int
+    all_blocks_bytes: int
+    cache_bytes: int
+
+
+def footprints(manifest: Manifest) -> list[Footprint]:
+    """One for each engine and precision of the bundle."""
+    return [
+        _footprint(manifest, engine, precision)
+        for engine, precisions in manifest.precisions.items()
+        for precision in precisions
+    ]
+
+
+def _footprint(manifest: Manifest, engine: str, precision: str) -> Footprint:
+    spec, blocks = manifest.spec, []
+    for stage in spec.ar_blocks:
+        files = {
+            file
+            for branches in (1, 2)
+            for artifact in manifest.find(engine, precision, "step", stage.name, branches)
+            for file in artifact.files
+        }
+        blocks.append(sum(manifest.files[file].bytes for file in files))
+    every = {
+        file
+        for a in manifest.artifacts
+        if (a.engine, a.precision) == (engine, precision)
+        for file in a.files
+    }
+    cache = max(
+        2 * b.num_layers * spec.image.num_patches * b.channels * CACHE_BYTES.get(precision, 2)
+        for b in spec.ar_blocks
+    )
+    disk = sum(manifest.files[file].bytes for file in every)
+    return Footprint(engine, precision, disk, max(blocks), sum(blocks), cache)

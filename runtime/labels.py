@@ -1,0 +1,103 @@
+"""Class labels as a user writes them: names or numbers, one for all pictures or one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from operator import index
+from typing import SupportsIndex
+
+from .errors import UsageError
+from .spec import FlowSpec
+
+Label = str | SupportsIndex | None
+
+NO_LABEL = "none"  # what asks for an unconditional picture of a conditional model
+
+
+def resolve_labels(
+    labels: Label | Sequence[Label], spec: FlowSpec, count: int
+) -> tuple[int | None, ...]:
+    """The class number of each of ``count`` pictures, None without a class.
+
+    Args:
+        labels: a name, a number, a sequence of them, or text such as ``"sneaker, 7, none"``. Case
+            does not matter. Text of digits is always a number, even where a class has such a name.
+
+    Raises:
+        UsageError: the model has no such class, or none at all, or the counts differ.
+    """
+    found = [_resolve(label, spec) for label in _split(labels, spec)]
+    if len(found) not in (1, count):
+        pictures = f"{count} picture{'s' * (count != 1)}"
+        raise UsageError(
+            f"{len(found)} labels for {pictures}: give one label for all of them, or {count}"
+        )
+    return tuple(found * count if len(found) == 1 else found)
+
+
+def _split(labels: Label | Sequence[Label], spec: FlowSpec) -> list[Label]:
+    if isinstance(labels, str):
+        whole = _find_name(labels, spec)  # a name may hold commas
+        return [labels] if whole else list(labels.split(","))
+    return list(labels) if isinstance(labels, Sequence) else [labels]
+
+
+def _resolve(label: Label, spec: FlowSpec) -> int | None:
+    if label is None or (isinstance(label, str) and _is_none(label, spec)):
+        return None
+    if not spec.num_classes:
+        raise UsageError(f"this model has no classes: leave the label {label!r} out")
+    if not isinstance(label, str):
+        return _check_number(_to_int(label), spec)
+    text = label.strip()
+    if text.lstrip("+-").isdecimal():
+        return _check_number(int(text), spec)
+    return _resolve_name(text, spec)
+
+
+def _is_none(text: str, spec: FlowSpec) -> bool:
+    return text.strip().casefold() == NO_LABEL and not _find_name(text, spec)
+
+
+def _to_int(label: SupportsIndex) -> int:
+    try:
+        if not isinstance(label, bool):
+            return index(label)
+    except TypeError:
+        pass
+    raise UsageError(f"the label {label!r} is neither a class name nor a whole number")
+
+
+def _check_number(number: int, spec: FlowSpec) -> int:
+    if not 0 <= number < spec.num_classes:
+        raise UsageError(
+            f"there is no class {number}: this model has the classes 0 to {spec.num_classes - 1}"
+        )
+    return number
+
+
+def _find_name(text: str, spec: FlowSpec) -> list[int]:
+    wanted = text.strip().casefold()
+    return [i for i, name in enumerate(spec.class_names) if name.strip().casefold() == wanted]
+
+
+def _resolve_name(text: str, spec: FlowSpec) -> int:
+    if not spec.class_names:
+        raise UsageError(
+            f"the classes of this model have no names: instead of {text!r} give a number from 0 "
+            f"to {spec.num_classes - 1}"
+        )
+    found = _find_name(text, spec)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        numbers = " and ".join(map(str, found))
+        raise UsageError(f"the classes {numbers} are both called {text!r}: give the number")
+    names = {name.casefold(): name for name in spec.class_names}
+    close = [names[name] for name in get_close_matches(text.casefold(), names, n=3)]
+    if close:
+        hint = f"did you mean {' or '.join(map(repr, close))}?"
+    else:
+        hint = f"it has {', '.join(spec.class_names[:20])}{', ...' * (len(names) > 20)}"
+    raise UsageError(f"this model has no class {text!r}: {hint}")

@@ -1,0 +1,101 @@
+"""PNG files that carry the recipe of their pictures."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+
+from .atomic import atomic_file
+from .errors import UsageError
+from .images import Bytes, grid, grid_columns
+from .recipe import Recipe
+
+RECIPE_KEY = "flowship"
+_MAX_TEXT = 4 << 20  # characters of a recipe that is read
+_COMPRESS_LEVEL = 6  # zlib's default, stated so that the same pixels give the same bytes
+
+
+def encode_png(
+    pictures: Bytes, recipe: Recipe | None = None, *, columns: int | None = None
+) -> bytes:
+    """A PNG of one picture or a grid; the same bytes for the same input and pillow build.
+
+    Args:
+        pictures: [N, C, H, W]; C is 1 or 3.
+        recipe: written into the text chunks ``flowship`` (JSON), ``Software`` and ``Description``,
+            with the columns of the grid.
+        columns: pictures in a row where there are several; None makes the grid about square.
+
+    Raises:
+        UsageError: no pictures, or pictures that are neither grey nor RGB.
+    """
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
+        shape = ", ".join(map(str, pictures.shape))
+        raise UsageError(
+            f"a PNG holds grey or RGB pictures (uint8 [N, 1 or 3, H, W]), not {pictures.dtype} "
+            f"[{shape}]: write a .npy"
+        )
+    columns = grid_columns(len(pictures)) if columns is None else columns
+    sheet = grid(pictures, columns)
+    image = Image.fromarray(sheet[0] if len(sheet) == 1 else sheet.transpose(1, 2, 0))
+    text, file = PngInfo(), io.BytesIO()
+    if recipe:
+        _add_recipe(text, replace(recipe, columns=columns if len(pictures) > 1 else None))
+    image.save(file, "PNG", pnginfo=text, compress_level=_COMPRESS_LEVEL)
+    return file.getvalue()
+
+
+def write_png(
+    path: str | os.PathLike[str],
+    pictures: Bytes,
+    recipe: Recipe | None = None,
+    *,
+    columns: int | None = None,
+) -> Path:
+    """Write encode_png() to a file, whole or not at all, and return its path.
+
+    Raises:
+        UsageError: as encode_png(), or the folder does not exist.
+    """
+    data = encode_png(pictures, recipe, columns=columns)
+    with atomic_file(path) as file:
+        file.write(data)
+    return Path(path)
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe in a PNG that flowship wrote; the pixels are not decoded.
+
+    Raises:
+        UsageError: not a PNG, without a recipe, or with one that is damaged or too new.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            assert isinstance(image, PngImageFile)
+            text = image.info.get(RECIPE_KEY)
+    # Decoders answer damaged files with OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:
+        raise UsageError(f"{path} cannot be read as a PNG: {error}") from error
+    if not isinstance(text, str):
+        raise UsageError(
+            f"{path} has no flowship recipe: flowship did not write it, or a program that changed "
+            "the picture left the text out"
+        )
+    if len(text) > _MAX_TEXT:
+        raise UsageError(f"{path}: its recipe has {len(text):,} characters, at most {_MAX_TEXT:,}")
+    try:
+        return Recipe.loads(text)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _add_recipe(text: PngInfo, recipe: Recipe) -> None:
+    text.add_text(RECIPE_KEY, recipe.dumps())
+    text.add_text("Software", f"flowship {recipe.flowship_version}")
+    text.add_itxt("Description", recipe.description)  # iTXt: a name may not be Latin-1

@@ -1,0 +1,64 @@
+"""A progress line on stderr with the time that is left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+class ProgressLine:
+    """Rewrites one line on a terminal; elsewhere prints a line every few seconds.
+
+    Args:
+        enabled: False says nothing at all.
+        stream: stderr unless given.
+    """
+
+    def __init__(self, enabled: bool = True, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._enabled, self._terminal = enabled, self._stream.isatty()
+        self._interval = 0.1 if self._terminal else 5.0  # seconds
+        self._start = time.monotonic()
+        self._last, self._width = self._start if not self._terminal else 0.0, 0
+
+    def update(self, fraction: float, text: str) -> None:
+        """Show how far the work is, 0 to 1, and what is being done."""
+        now = time.monotonic()
+        if not self._enabled or now - self._last < self._interval:
+            return
+        self._last, elapsed = now, now - self._start
+        left = f", {format_seconds(elapsed * (1 - fraction) / fraction)} left" if fraction else ""
+        self._show(f"{fraction:4.0%} {text}{left}")
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        if self._enabled:
+            self.clear()
+            print(text, file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._terminal and self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._width = 0
+
+    def _show(self, line: str) -> None:
+        if not self._terminal:
+            print(line, file=self._stream, flush=True)
+            return
+        self._stream.write("\r" + line.ljust(self._width))
+        self._stream.flush()
+        self._width = len(line)
+
+
+def format_seconds(seconds: float) -> str:
+    """Such as ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

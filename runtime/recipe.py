@@ -1,0 +1,137 @@
+"""A recipe: everything that is needed to make a picture again."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import BundleError, UsageError
+from .guidance import GuideWhat
+from .hashing import is_sha256
+from .schema import from_json, parse_json, to_json
+
+RECIPE_VERSION = 1
+PHILOX_NOISE = "philox4x32-10/as241"
+MAX_PICTURES = 1 << 16
+
+_ENGINE_WORDS = ("engine", "engine_version", "device", "precision")
+_PLAIN = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the pictures of one file were made.
+
+    Attributes:
+        flowship_version: of the program.
+        bundle, bundle_sha256: name of the bundle and hash of its manifest.json.
+        engine, engine_version, device, precision: what ran the graphs.
+        plan_sha256: of the sampling plan.
+        seeds: of each picture, 0 to 2^64 - 1 (JavaScript loses digits above 2^53); its number in
+            the noise where that was given.
+        labels: class of each picture, or None.
+        guidance, guide_what, annealed_guidance, attn_temp: of the guidance rule.
+        denoise: whether the score step followed.
+        noise: ``philox4x32-10/as241``, or the sha256 of the float32 noise that was given instead.
+        columns: pictures in a row of the grid; None is one picture.
+        recipe_version: a newer one is refused, since it may say things that this program ignores.
+    """
+
+    flowship_version: str
+    bundle: str
+    bundle_sha256: str
+    engine: str
+    engine_version: str
+    device: str
+    precision: str
+    plan_sha256: str
+    seeds: tuple[int, ...]
+    labels: tuple[int | None, ...]
+    guidance: float = 0.0
+    guide_what: GuideWhat = "ab"
+    annealed_guidance: bool = False
+    attn_temp: float = 1.0
+    denoise: bool = False
+    noise: str = PHILOX_NOISE
+    columns: int | None = None
+    recipe_version: int = RECIPE_VERSION
+
+    def __post_init__(self) -> None:
+        self._check_words()
+        self._check_pictures()
+        if not self.attn_temp > 0 or not self.guidance >= 0:
+            raise ValueError(
+                f"guidance is {self.guidance} and attn_temp {self.attn_temp}, expected numbers "
+                "from 0 up and above 0"
+            )
+        if self.columns is not None and self.columns < 1:
+            raise ValueError(f"columns is {self.columns}, expected 1 or more")
+
+    def _check_words(self) -> None:
+        for name in ("bundle_sha256", "plan_sha256"):
+            if not is_sha256(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected a sha256")
+        for name in ("flowship_version", "bundle", *_ENGINE_WORDS):
+            # They are printed: no control characters of a terminal.
+            if not _PLAIN.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected a short name")
+
+    def _check_pictures(self) -> None:
+        if self.noise != PHILOX_NOISE and not is_sha256(self.noise):
+            raise ValueError(f"noise is {self.noise[:80]!r}, expected {PHILOX_NOISE} or a sha256")
+        if not 1 <= len(self.seeds) <= MAX_PICTURES or len(self.labels) != len(self.seeds):
+            raise ValueError(
+                f"{len(self.seeds)} seeds and {len(self.labels)} labels, expected the same number "
+                f"from 1 to {MAX_PICTURES}"
+            )
+        for seed in self.seeds:
+            if not 0 <= seed < 1 << 64:
+                raise ValueError(f"seed {seed} is not between 0 and 2^64 - 1")
+        if any(label is not None and label < 0 for label in self.labels):
+            raise ValueError("a label is negative")
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        kind = "seed" if self.noise == PHILOX_NOISE else "given noise"
+        return (
+            f"{self.bundle}, {kind} {_ranges(self.seeds)}, guidance {self.guidance:g}, "
+            f"{self.engine} {self.precision}"
+        )
+
+    def dumps(self) -> str:
+        """Compact ASCII JSON."""
+        return json.dumps(to_json(self), separators=(",", ":"), allow_nan=False)
+
+    @staticmethod
+    def loads(text: str) -> Recipe:
+        """Parse and validate.
+
+        Raises:
+            UsageError: not a recipe, or a newer one than this program knows.
+        """
+        try:
+            data: Any = parse_json(text, "the recipe")
+            version = data.get("recipe_version") if isinstance(data, dict) else None
+            if isinstance(version, int) and version > RECIPE_VERSION:
+                raise UsageError(
+                    f"the recipe has version {version}, newer than {RECIPE_VERSION}, the newest "
+                    "that this flowship reads: update flowship"
+                )
+            return from_json(Recipe, data, "recipe")
+        except BundleError as error:
+            raise UsageError(str(error)) from error
+
+
+def _ranges(seeds: tuple[int, ...]) -> str:
+    """``1-4, 9`` for (1, 2, 3, 4, 9), at most five of them."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    shown = [f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:5]]
+    return ", ".join(shown) + ", ..." * (len(runs) > 5)

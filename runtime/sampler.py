@@ -1,0 +1,82 @@
+"""Inverting one autoregressive block: latents in, patches out, in prefix-committing windows.
+
+x[t] = z[t] * exp(xa(x[<t])) + xb(x[<t]) for t = 1..T-1, and x[0] = z[0]. One call evaluates a window
+of patches from the current guess of all of them. Its first result is exact, because it depends on
+committed patches alone; each further one is exact too if the patch before it did not move by more
+than the tolerance. That prefix is committed and the window slides. W = 1 is plain sequential
+sampling; no window ever needs more calls than it. Cache rows past the committed prefix hold guesses
+and are overwritten by the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from .engines.base import ARStage
+from .guidance import Guidance
+
+Floats = npt.NDArray[np.float32]
+
+# Guesses of a window are kept finite and small: a NaN behind the causal mask would still poison the
+# attention's values. Far above anything a trained model commits, which is never clipped.
+GUESS_LIMIT = np.float32(1e4)
+LOG_SCALE_LIMIT = np.float32(20.0)
+
+
+def invert_sequential(
+    stage: ARStage, x: Floats, guidance: Guidance, weights: Floats
+) -> Iterator[int]:
+    """Sequential sampling (W = 1) of N pictures in lock step.
+
+    Args:
+        stage: opened and begun.
+        x: [N, T, D] latents in the block's order; becomes the patches, in place.
+        guidance: combines the branches.
+        weights: [T - 1, 1], from Guidance.weights().
+
+    Yields:
+        The number of committed patches after every call.
+    """
+    T = x.shape[1]
+    with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are found at the end
+        for p in range(T - 1):
+            xa, xb = guidance.combine(*stage.step(x[:, p : p + 1], p), weights[p : p + 1])
+            following = x[:, p + 1 : p + 2]
+            np.multiply(following, np.exp(xa), out=following)
+            following += xb
+            yield p + 2
+
+
+def invert_windowed(
+    stage: ARStage,
+    x: Floats,
+    guidance: Guidance,
+    weights: Floats,
+    window: int,
+    tolerance: float,
+) -> Iterator[int]:
+    """Sampling of one picture in windows of up to W patches; arguments as above, N = 1."""
+    T = x.shape[1]
+    z = x.copy()
+    p = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        while p < T - 1:
+            n = min(window, T - 1 - p)
+            xa, xb = guidance.combine(*stage.step(x[:, p : p + n], p), weights[p : p + n])
+            found = z[:, p + 1 : p + n + 1] * np.exp(np.minimum(xa, LOG_SCALE_LIMIT)) + xb
+            found[:, 0] = z[:, p + 1] * np.exp(xa[:, 0]) + xb[:, 0]
+            guesses = np.nan_to_num(found[:, 1:], nan=0.0, posinf=GUESS_LIMIT, neginf=-GUESS_LIMIT)
+            found[:, 1:] = np.clip(guesses, -GUESS_LIMIT, GUESS_LIMIT)
+            moved = np.abs(found - x[:, p + 1 : p + n + 1]).max(axis=(0, 2))
+            x[:, p + 1 : p + n + 1] = found
+            p += 1 + _leading_settled(moved[:-1], tolerance)
+            yield p + 1
+
+
+def _leading_settled(moved: Floats, tolerance: float) -> int:
+    """How many of the first values are at most the tolerance (a NaN is not)."""
+    settled = moved <= tolerance
+    return len(settled) if settled.all() else int(np.argmin(settled))

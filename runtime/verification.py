@@ -1,0 +1,151 @@
+"""Checks of a bundle by running it: hashes, noise, round trips, golden pictures, engines that agree.
+
+A flow needs no reference for most of this: decode(encode(x)) must return x.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from .bundle import Bundle
+from .engines import EngineOptions, find_engine
+from .flow import Flow, draw_noise
+from .images import max_abs_error, psnr_db, to_uint8
+from .normal import normals
+from .plan import PLAN, Plan
+
+Floats = npt.NDArray[np.float32]
+
+# Round trip error of images and latents: rounding of each precision, amplified by the blocks.
+ROUND_TRIP_LIMIT = {"fp32": 1e-3, "fp16": 0.25}
+# Floor of the PSNR between two engines on the same noise (the tier L2 of DESIGN.md).
+AGREEMENT_DB = {"fp32": 90.0, "fp16": 50.0}
+NUM_PICTURES = 2
+SEED = 20
+# Above this many sequential calls whole pictures take minutes: they are made with --full only.
+QUICK_CALLS = 4096
+
+
+@dataclass(frozen=True)
+class Check:
+    """One result. ``passed`` is None where nothing could be checked; ``detail`` says why."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def runnable_engines(bundle: Bundle) -> Iterator[tuple[str, str, str | None]]:
+    """(engine, precision, why not) of everything in the bundle, on this machine."""
+    packages = {"onnx": "onnxruntime", "executorch": "executorch"}
+    for engine, precisions in bundle.manifest.precisions.items():
+        name = "coreml-interpreter" if engine == "coreml" and sys.platform != "darwin" else engine
+        package = packages.get(name, "coremltools" if name == "coreml" else "numpy")
+        missing = importlib.util.find_spec(package) is None
+        for precision in precisions:
+            yield name, precision, f"pip install 'flowship[{engine}]'" if missing else None
+
+
+def verify_bundle(
+    bundle: Bundle, *, engine: str | None = None, threads: int | None = None, full: bool = False
+) -> Iterator[Check]:
+    """Run all checks, the cheap ones first.
+
+    Args:
+        engine: only this one; None takes every engine of the bundle that is installed.
+        full: make whole pictures however long it takes.
+    """
+    problems = bundle.verify()
+    yield Check("files", not problems, "; ".join(problems) or _count_files(bundle))
+    yield _check_noise(bundle)
+    if problems:
+        return
+    calls = len(bundle.spec.ar_blocks) * bundle.spec.image.num_patches
+    whole = full or calls <= QUICK_CALLS
+    decoded: dict[str, tuple[str, Floats]] = {}
+    for name, precision, why_not in runnable_engines(bundle):
+        if engine is not None and name != engine:
+            continue
+        label = f"{name} {precision}"
+        if why_not:
+            yield Check(label, None, f"not installed: {why_not}")
+            continue
+        if not whole:
+            yield Check(label, None, f"{calls} calls for a picture: whole pictures need --full")
+            continue
+        running = find_engine(name)(bundle, EngineOptions(precision, threads=threads))
+        flow = Flow(bundle, running, Plan.loads(bundle.path(PLAN).read_text("utf-8")))
+        try:
+            images = yield from _check_round_trips(flow, label)
+            yield from _check_golden(flow, name, precision)
+        finally:
+            running.close()
+        yield from _check_agreement(decoded, label, precision, images)
+
+
+def _count_files(bundle: Bundle) -> str:
+    return f"{len(bundle.manifest.files)} files have their size and hash"
+
+
+def _check_noise(bundle: Bundle) -> Check:
+    golden, count = bundle.manifest.golden, int(np.prod(bundle.spec.latents[0].shape))
+    noise = normals(golden.noise_seed, count).astype("<f4")
+    same = hashlib.sha256(noise.tobytes()).hexdigest() == golden.noise_sha256
+    return Check("noise", same, "bit-identical" if same else "other bits than where it was exported")
+
+
+def _labels(flow: Flow) -> list[int | None]:
+    classes = flow.spec.num_classes
+    return [i % classes if classes else None for i in range(NUM_PICTURES)]
+
+
+def _check_round_trips(flow: Flow, label: str) -> Generator[Check, None, Floats]:
+    """Yields checks and returns the decoded images."""
+    labels, var = _labels(flow), flow.bundle.array("var")
+    noise = draw_noise(range(SEED, SEED + NUM_PICTURES), flow.spec)
+    images = flow.decode(noise, label=labels)
+    z, _ = flow.encode(images, label=labels)
+    again = flow.decode(z, input="z", label=labels)
+    limit = ROUND_TRIP_LIMIT.get(flow.engine.info.precision, np.inf)
+    pairs = (("encode(decode(z))", z, noise * np.sqrt(var)), ("decode(encode(x))", again, images))
+    for name, found, wanted in pairs:
+        error = float(np.abs(found - wanted).max())
+        detail = f"max_abs_error {error:.1e}, limit {limit:g}"
+        yield Check(f"{label} {name}", error <= limit, detail)
+    return images
+
+
+def _check_golden(flow: Flow, engine: str, precision: str) -> Iterator[Check]:
+    made_for = "coreml" if engine == "coreml-interpreter" else engine
+    for golden in flow.bundle.manifest.golden.pictures:
+        if (golden.engine, golden.precision) != (made_for, precision):
+            continue
+        result = flow.generate(seed=golden.seed, label=golden.label, guidance=golden.guidance)
+        found = to_uint8(result.images)[0].transpose(1, 2, 0).astype(int)
+        with Image.open(flow.bundle.path(golden.path)) as picture:
+            wanted = np.atleast_3d(np.asarray(picture)).astype(int)
+        # Another kind of CPU may round a value the other way (tier L1); fp16 differs by more.
+        limit = 1 if precision == "fp32" else 8
+        off = int(np.abs(found - wanted).max())
+        same = "bit-exact" if off == 0 else f"8-bit values differ by up to {off}, limit {limit}"
+        name = f"{engine} {precision} golden picture of seed {golden.seed}"
+        yield Check(name, off <= limit, same)
+
+
+def _check_agreement(
+    decoded: dict[str, tuple[str, Floats]], label: str, precision: str, images: Floats
+) -> Iterator[Check]:
+    for other, (other_precision, other_images) in decoded.items():
+        floor = min(AGREEMENT_DB.get(p, 0.0) for p in (precision, other_precision))
+        psnr, error = psnr_db(images, other_images), max_abs_error(images, other_images)
+        detail = f"PSNR {psnr:.1f} dB, limit {floor:g}; max_abs_error {error:.1e}"
+        yield Check(f"{label} agrees with {other}", psnr >= floor, detail)
+    decoded[label] = precision, images
