@@ -6,7 +6,6 @@ name parts that wrappers add (``module.``); from ``.pth`` and ``.safetensors`` f
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from ..runtime.errors import CheckpointError
+from ..runtime.hashing import sha256_of
 from ..runtime.manifest import Source
 from .families.registry import FAMILIES, sniff_family
 from .families.tarflow import (
@@ -93,7 +93,10 @@ class Checkpoint:
     @cached_property
     def source(self) -> Source:
         """Name, hash and licence of the file. The first use reads the file once (1 s for 1 GB)."""
-        return Source(self.path.name, _sha256(self.path), self.licence)
+        file = UnchangedFile(self.path)
+        digest = sha256_of(self.path)
+        file.check()
+        return Source(self.path.name, digest, self.licence, self.num_parameters)
 
     def var(self) -> Floats:
         """[T, D] variances of the prior.
@@ -223,12 +226,3 @@ def _check_tensors(file_name: str, tensors: Mapping[str, TensorInfo], file_bytes
         raise CheckpointError(
             f"{file_name}: its tensors claim {claimed} bytes, the file has {file_bytes}"
         )
-
-
-def _sha256(path: Path) -> str:
-    file_state, digest, buffer = UnchangedFile(path), hashlib.sha256(), bytearray(1 << 20)
-    with open(path, "rb") as file:
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-    file_state.check()
-    return digest.hexdigest()

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     try:
         from .families.tarflow import ConfigOverrides
-        from .pipeline import ExportRequest, export_checkpoint
+        from .pipeline import ExportRequest, bundle_name, export_checkpoint
         from .targets import TargetOptions
     except ModuleNotFoundError as error:
         if str(error.name).startswith("flowship"):
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         licence=arguments.licence,
     )
-    output = arguments.output or Path(arguments.checkpoint.name.split(".")[0] + ".flowship")
+    output = arguments.output or Path(bundle_name(arguments.checkpoint.name) + ".flowship")
     progress = ProgressLine(not arguments.quiet)
     manifest = export_checkpoint(arguments.checkpoint, output, request, progress)
     size = sum(entry.bytes for entry in manifest.files.values())

@@ -1,4 +1,4 @@
-"""Does an artifact compute what the trained model computes? Measured on fresh inputs after conversion."""
+"""Does an artifact compute what the trained model computes? Measured on fresh inputs."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ give it its name."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -110,6 +111,11 @@ def plan_jobs(targets: Sequence[str], precisions: Sequence[str]) -> tuple[list[J
     return jobs, notes
 
 
+def bundle_name(file_name: str) -> str:
+    """A checkpoint's file name without the suffix of its format."""
+    return re.sub(r"(\.(pth|pt|bin|ckpt|safetensors))+$", "", file_name)
+
+
 def export_checkpoint(
     checkpoint: Path, output: Path, request: ExportRequest, progress: ProgressLine
 ) -> Manifest:
@@ -151,11 +157,9 @@ class _Export:
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             flowship_version=__version__,
-            name=self.request.name or self.checkpoint.source.file.split(".")[0],
+            name=self.request.name or bundle_name(self.checkpoint.source.file),
             spec=self.spec,
-            source=replace(
-                self.checkpoint.source, num_parameters=self.checkpoint.num_parameters
-            ),
+            source=self.checkpoint.source,
             arrays=arrays,
             files=dict(self._hash_files()),
             artifacts=tuple(artifacts),
@@ -187,6 +191,7 @@ class _Export:
                     self.root, self.config, stage, weights, precision, options
                 )
                 done += 1
+            del weights  # before the next block is read
         return artifacts, arrays
 
     def _write_array(self, name: str, array: Floats) -> ArrayEntry:
@@ -232,6 +237,7 @@ class _Export:
                     refuse_if_bad(f"{job}, {stage.name}", job.precision, found)
                     worst[job] = _worse(worst.get(job), found, engine)
                     done += 1
+                    del reference  # before the next block is read
         return worst
 
     def _judge(

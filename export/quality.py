@@ -12,7 +12,12 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines.base import Engine
 from ..runtime.flow import Flow
 from ..runtime.images import from_uint8, max_abs_error, patchify, psnr_db, to_uint8, unpatchify
-from ..runtime.likelihood import add_training_noise, describe_convention, likelihood
+from ..runtime.likelihood import (
+    NoiseChoice,
+    add_training_noise,
+    describe_convention,
+    likelihood,
+)
 from ..runtime.manifest import EngineName, GoldenPicture, Quality
 from ..runtime.pictures import read_labelled
 from ..runtime.plan import Plan
@@ -33,30 +38,33 @@ class Judge:
 
     def __init__(self, checkpoint: Checkpoint, data: Path | None) -> None:
         config = checkpoint.config
-        self.spec = config.flow_spec()
-        T, D = config.num_patches, config.patch_dim
-        self.noise = fresh_noise(PICTURE_SEED, NUM_PICTURES, T, D)
-        self.labels = [i % config.num_classes if config.num_classes else None for i in range(4)]
-        var = checkpoint.var()
+        self.spec, var = config.flow_spec(), checkpoint.var()
+        self.noise = fresh_noise(PICTURE_SEED, NUM_PICTURES, config.num_patches, config.patch_dim)
+        classes = config.num_classes
+        self.labels = [i % classes if classes else None for i in range(NUM_PICTURES)]
         patches = reference_decode(checkpoint, self.noise * np.sqrt(var), self.labels)
         self.images = unpatchify(patches, self.spec.image)
+        self.data, self.data_labels, self.data_words = self._take_data(data)
+        data_patches = patchify(self.data, self.spec.image)
+        z, logdet = reference_encode(checkpoint, data_patches, self.data_labels)
+        self.bits_per_dim = float(likelihood(z, logdet, var, "").bits_per_dim.mean())
+
+    def _take_data(self, data: Path | None) -> tuple[Floats, list[int | None], str]:
+        """Pictures for bits/dim with the training noise on them, labels, and words for both."""
+        labels: list[int | None] = list(self.labels)
         if data is None:
-            pictures: Floats = from_uint8(to_uint8(self.images))
-            self.data_labels, source = self.labels, "pictures that the model itself generated"
+            pictures, source = from_uint8(to_uint8(self.images)), "pictures of the model itself"
         else:
             pictures, found = read_labelled(data, self.spec.image, NUM_DATA)
-            self.data_labels = list(found) if found is not None else [None] * len(pictures)
+            labels = list(found) if found is not None else [None] * len(pictures)
             source = f"pictures of {data.name}"
         training = self.spec.training_noise
-        self.noise_choice = "none" if training.kind == "unknown" else "train"
-        if training.kind != "unknown":
+        choice: NoiseChoice = "none" if training.kind == "unknown" else "train"
+        if choice == "train":
             pictures = add_training_noise(pictures, training, seed=0)
-        self.data = pictures
-        convention = describe_convention(training, "train" if training.kind != "unknown" else "none")
-        labelled = "labels given" if self.data_labels[0] is not None else "no labels"
-        self.data_words = f"{len(pictures)} {source}, {labelled}; {convention}"
-        z, logdet = reference_encode(checkpoint, patchify(pictures, self.spec.image), self.data_labels)
-        self.bits_per_dim = float(likelihood(z, logdet, var, "").bits_per_dim.mean())
+        labelled = "labels given" if labels[0] is not None else "no labels"
+        convention = describe_convention(training, choice)
+        return pictures, labels, f"{len(pictures)} {source}, {labelled}; {convention}"
 
     def judge(self, bundle: Bundle, engine: Engine, quality: Quality) -> Quality:
         """Add what pictures and likelihoods say to a block-wise record.
@@ -96,4 +104,3 @@ def make_golden_pictures(
         result.save(root / path)
         pictures.append(GoldenPicture(path, name, precision, seed, label, guidance))
     return pictures
-

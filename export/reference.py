@@ -1,4 +1,4 @@
-"""The trained model in float32 torch, block by block from the checkpoint: what exports are compared with."""
+"""The trained model in float32 torch, block by block: what exports are compared with."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ Format: https://github.com/huggingface/safetensors, "Format".
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..runtime.atomic import atomic_file
 from ..runtime.errors import CheckpointError
 from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 
@@ -158,17 +158,12 @@ def write_safetensors(
         shapes: names and shapes of all tensors, in the order of ``arrays``.
         arrays: (name, array), each taken from the iterator when the one before is on disk.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(_header(shapes))
-            for (name, shape), (given, array) in zip(shapes.items(), arrays, strict=True):
-                if (given, array.shape) != (name, shape):
-                    raise ValueError(f"expected {name} {shape}, got {given} {array.shape}")
-                file.write(np.ascontiguousarray(array, "<f4").data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(_header(shapes))
+        for (name, shape), (given, array) in zip(shapes.items(), arrays, strict=True):
+            if (given, array.shape) != (name, shape):
+                raise ValueError(f"expected {name} {shape}, got {given} {array.shape}")
+            file.write(np.ascontiguousarray(array, "<f4").data)
 
 
 def _header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from zlib import crc32
 import numpy as np
 
 from ..runtime.errors import UsageError
+from ..runtime.progress import ProgressLine
 from ..runtime.spec import TrainingNoise
 from .families.tarflow import (
     MAX_NOISE_STD,
@@ -27,8 +27,8 @@ from .families.tarflow import (
 from .safetensors_file import write_safetensors
 
 # How far a block is from the identity: xa and xb get a standard deviation of 0.13 to 0.17, so that
-# the pictures' variance grows by a twentieth in each block. The gain from one patch to the next must
-# stay well below 1: above it, decoding a thousand patches in sequence multiplies every rounding
+# the pictures' variance grows by a twentieth in each block. The gain from one patch to the next has
+# to stay well below 1: above it, decoding a thousand patches in sequence multiplies every rounding
 # error, and xa, an exponent, overflows.
 OUTPUT_GAIN = 0.1
 EMBEDDING_STD = 0.3  # rows of positions and classes, beside patches of size 1
@@ -182,7 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=_size, dest="layers_per_block", help="layers of a block")
     parser.add_argument("--classes", type=_count, dest="num_classes", help="0 is unconditional")
     parser.add_argument("--no-nvp", action="store_false", dest="nvp", help="volume preserving")
-    parser.add_argument("--noise-std", type=_noise, dest="noise", help="a number or 'uniform'")
+    parser.add_argument("--noise-std", type=_noise, dest="noise", help="0.01 or more, or 'uniform'")
     return parser
 
 
@@ -207,8 +207,8 @@ def _noise(text: str) -> TrainingNoise:
         std = float(text)
     except ValueError:
         std = 0.0
-    if not 0 < std < MAX_NOISE_STD:
-        raise argparse.ArgumentTypeError(f"{text} is neither 'uniform' nor between 0 and 10")
+    if not 0.01 <= std < MAX_NOISE_STD:  # the file name has two digits
+        raise argparse.ArgumentTypeError(f"{text} is neither 'uniform' nor between 0.01 and 10")
     return TrainingNoise("gaussian", std)
 
 
@@ -219,32 +219,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preset, folder, seed = PRESETS[options.pop("name")], options.pop("output"), options.pop("seed")
     sizes = {name: value for name, value in options.items() if value is not None}
     config = replace(preset.config, **sizes)
+    line = ProgressLine()
+
+    def progress(done: int, total: int) -> None:
+        line.update(done / total, f"of {total / 1e6:,.0f} MB written")
+
     try:
-        path = write_checkpoint(folder, preset.dataset, config, seed=seed, progress=_report())
+        path = write_checkpoint(folder, preset.dataset, config, seed=seed, progress=progress)
     except UsageError as error:
+        line.clear()
         parser.error(str(error))  # exits with 2
     except OSError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+        line.note(f"error: {error}")
         return 1
+    line.clear()
     print(path)
     return 0
-
-
-def _report() -> Progress:
-    """A line on stderr that is written anew at most ten times a second."""
-    start = shown = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown < 0.1 and done < total:
-            return
-        shown = now
-        left = (now - start) * (total - done) / done
-        line = f"\r{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {left:.0f} s left "
-        print(line, end="" if done < total else "\n", file=sys.stderr, flush=True)
-
-    return show
 
 
 if __name__ == "__main__":

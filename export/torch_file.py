@@ -92,7 +92,7 @@ def _load_error(file_name: str, error: Exception) -> CheckpointError:
         )
     # torch's advice in an UnpicklingError is to switch the protection off: not repeated here.
     reason = "" if isinstance(error, pickle.UnpicklingError) else message.strip().split("\n")[0]
-    detail = f"{type(error).__name__}: {reason[:100]}" if reason else type(error).__name__
+    detail = f"{type(error).__name__}: {reason[:100]!a}" if reason else type(error).__name__
     return CheckpointError(f"{file_name}: truncated or damaged, torch.load fails ({detail})")
 
 

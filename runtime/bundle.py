@@ -40,17 +40,25 @@ class Bundle:
         sha256: hash of manifest.json, the bundle's identity: it holds the hash of every file.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, *, temporary: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        *,
+        sha256: str | None = None,
+        temporary: bool = False,
+    ) -> None:
         """A bundle whose manifest is at hand, perhaps not written yet (open() is for all others).
 
         Args:
+            sha256: of manifest.json; None for the one that would be written.
             temporary: remove the folder at close().
 
         Raises:
             BundleError: the manifest contradicts itself or the files.
         """
         self.root, self.manifest = root.resolve(), manifest
-        self.sha256 = sha256_bytes(manifest.dumps().encode())
+        self.sha256 = sha256 or sha256_bytes(manifest.dumps().encode())
         self._verified: set[str] = set()
         self._remove = weakref.finalize(self, _remove_folder, self.root if temporary else None)
         check_manifest(manifest)
@@ -195,9 +203,7 @@ def _open_folder(folder: Path, *, temporary: bool = False) -> Bundle:
         manifest = Manifest.loads(data.decode())
     except UnicodeDecodeError as error:
         raise BundleError(f"{MANIFEST} is not UTF-8: {error}") from error
-    bundle = Bundle(folder, manifest, temporary=temporary)
-    bundle.sha256 = sha256_bytes(data)  # of the bytes as they are, whoever wrote them
-    return bundle
+    return Bundle(folder, manifest, sha256=sha256_bytes(data), temporary=temporary)
 
 
 def _open_zip(path: Path) -> Bundle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ from .safe_paths import check_distinct, check_relative
 # Weights are noise to a compressor (8% smaller at best); the slack is for small all-alike arrays.
 _MAX_RATIO, _SLACK_BYTES = 100, 64 << 20
 _PIECE_BYTES = 1 << 20
+
+# What zipfile raises for damaged files; NotImplementedError is a RuntimeError.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, struct.error,
+    EOFError, RuntimeError, ValueError, OverflowError, LookupError,
+)  # fmt: skip
 
 Entries = dict[str, zipfile.ZipInfo]
 
@@ -46,7 +53,7 @@ def unpack_bundle(path: Path, folder: Path) -> None:
 def _zip_errors() -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+    except _ZIP_ERRORS as error:
         raise BundleError(f"the zip is damaged: {error}") from error
 
 

@@ -1,7 +1,8 @@
 """The command ``flowship``: finds the subcommand's module by name and imports that one alone.
 
-A subcommand's module has ``add_arguments(parser)`` and ``run(arguments) -> int``. Those of export,
-benchmarks and apps live in their own packages and are found by name too, so the runtime imports none.
+A subcommand's module has ``add_arguments(parser)`` and ``run(arguments) -> int``. Those
+of export, benchmarks and apps live in their own packages and are found by name too, so that the
+runtime imports none of them.
 """
 
 from __future__ import annotations

@@ -21,15 +21,15 @@ class Committed(NamedTuple):
     """State after one call of one block.
 
     Attributes:
-        block: the block that runs, and ``index`` its number in the order of generation.
-        first, count: the pictures that run together.
+        block: the block that runs, and ``number`` its place in the order of generation.
+        first, together: the first picture of those that run together, and how many they are.
         patches: patches of these pictures that are final for this block.
     """
 
     block: ARBlock
-    index: int
+    number: int
     first: int
-    count: int
+    together: int
     patches: int
 
 
@@ -81,7 +81,7 @@ class Decoding:
 
     def preview(self) -> Floats:
         """[N, T, D] what there is at this moment, in image order."""
-        state = self.state.copy()
+        state: Floats = self.state.copy()
         if self._running:
             block, pictures, x = self._running
             state[pictures] = to_block_order(x, block)

@@ -1,8 +1,8 @@
 """The score step that removes the training noise: x + sigma^2 grad log p(x), Tweedie's formula.
 
-As in the reference's sampling notebook: gradient descent on the mean loss mean(z^2) / 2 - logdet with
-the learning rate dims * sigma^2, so the prior counts as standard normal. One vector-Jacobian graph
-for each block, chained here in reverse; the network's forward pass is run once more inside it.
+As in the reference's sampling notebook: gradient descent on the mean loss mean(z^2) / 2 - logdet
+with the learning rate dims * sigma^2, so the prior counts as standard normal. One vector-Jacobian
+graph for each block, chained here in reverse; it runs the network's forward pass once more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def denoise_patches(model: Model, patches: Floats, labels: Labels, noise_std: fl
         grad = _through_block(model, step, labels, to_block_order(grad, step.block))
         check_finite(grad, step.block, 0, "denoising")
         grad = to_block_order(grad, step.block)
-    return patches - np.float32(noise_std**2) * grad
+    denoised: Floats = patches - np.float32(noise_std**2) * grad
+    return denoised
 
 
 def _through_block(model: Model, step: EncodedBlock, labels: Labels, grad_z: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """What a caller may catch.
 
 FlowshipError
-├── UsageError          a wrong argument or choice (also a ValueError; the command line exits with 2)
+├── UsageError          a wrong argument or choice (also a ValueError; the CLI exits with 2)
 ├── BundleError         a bundle is incomplete, damaged, hostile or too new
 ├── CheckpointError     a file is not a checkpoint that can be exported
 ├── EngineError         an engine cannot do what was asked of it

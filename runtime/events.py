@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """Work begins on ``num_images`` pictures of ``num_blocks`` blocks and ``num_patches`` patches."""
+    """Work begins: pictures, blocks, and patches in a picture."""
 
     num_images: int
     num_blocks: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -148,7 +148,7 @@ class Flow:
         annealed: bool = False,
         attn_temp: float = 1.0,
         denoise: bool = False,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """The same as generate(), told as it goes: Started, Progress..., Denoising, Finished.
 
         Close the iterator (or stop asking it) to cancel between two engine calls.
@@ -248,7 +248,7 @@ class Flow:
         done = [denoise_patches(self._model, patches[p], labels[p], std) for p in parts]
         return unpatchify(np.concatenate(done), self.spec.image)
 
-    # -- recipes -------------------------------------------------------------------------------------
+    # -- recipes -----------------------------------------------------------------------------------
 
     def recipe(
         self,
@@ -288,14 +288,12 @@ class Flow:
         guidance: Guidance,
         denoise: bool,
         recipe: Recipe,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """The events of decoding given noise [N, T, D], for pictures with a recipe of their own."""
         checked = self._check_latents(noise)
-        yield from self._events(
-            checked, self._scale(checked), labels, guidance, denoise, recipe
-        )
+        yield from self._events(checked, self._scale(checked), labels, guidance, denoise, recipe)
 
-    # -- inside --------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _events(
         self,
@@ -305,7 +303,7 @@ class Flow:
         guidance: Guidance,
         denoise: bool,
         recipe: Recipe,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         if denoise:
             self._check_denoise()
         clock = _Clock(self.spec, len(z))
@@ -324,9 +322,7 @@ class Flow:
             images = self.denoise(images, label=list(labels))
         yield Finished(Generated(images, noise, recipe), clock.seconds)
 
-    def _encode(
-        self, patches: Floats, labels: Labels
-    ) -> tuple[Floats, npt.NDArray[np.float64]]:
+    def _encode(self, patches: Floats, labels: Labels) -> tuple[Floats, npt.NDArray[np.float64]]:
         logdet = np.zeros(len(patches))
         for encoded in encode_blocks(self._model, patches, labels):
             logdet += encoded.logdet
@@ -340,8 +336,8 @@ class Flow:
         if self.spec.denoise is None:
             kind = self.spec.training_noise.kind
             raise UsageError(
-                f"this model cannot denoise: its training noise is {kind}, denoising needs Gaussian "
-                "noise of a known std (flowship export --noise-std)"
+                f"this model cannot denoise: its training noise is {kind}, denoising needs "
+                "Gaussian noise of a known std (flowship export --noise-std)"
             )
 
     def _check_latents(self, latents: npt.ArrayLike) -> Floats:
@@ -388,12 +384,12 @@ class _Clock:
         return True
 
     def progress(self, at: Committed, preview: object) -> Progress:
-        done = at.index * self._images + at.first + at.count * at.patches / self._patches
+        done = at.number * self._images + at.first + at.together * at.patches / self._patches
         fraction = done / (self._blocks * self._images)
         seconds = self.seconds
         left = seconds * (1 - fraction) / fraction
         assert callable(preview)
-        return Progress(at.block.name, at.index, at.patches, fraction, seconds, left, preview)
+        return Progress(at.block.name, at.number, at.patches, fraction, seconds, left, preview)
 
 
 def draw_noise(seeds: Sequence[int], spec: FlowSpec) -> Floats:
@@ -408,12 +404,13 @@ def draw_noise(seeds: Sequence[int], spec: FlowSpec) -> Floats:
 def _seeds(seed: int | Sequence[int], num_images: int | None, label: LabelLike) -> list[int]:
     if isinstance(seed, int):
         several = isinstance(label, Sequence) and not isinstance(label, str)
-        count = num_images or (len(label) if several else 1)  # type: ignore[arg-type]
+        fallback = len(label) if several else 1  # type: ignore[arg-type]
+        count = fallback if num_images is None else num_images
         if count < 1:
             raise UsageError(f"num_images {count} is below 1")
         return list(range(seed, seed + count))
     seeds = list(seed)
-    if not seeds or (num_images or len(seeds)) != len(seeds):
+    if not seeds or num_images not in (None, len(seeds)):
         raise UsageError(f"{len(seeds)} seeds for {num_images} images")
     return seeds
 

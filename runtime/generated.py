@@ -31,7 +31,7 @@ class Generated:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Floats:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Floats:
         return np.array(self.images, dtype)
 
     def pictures(self) -> Bytes:
@@ -48,6 +48,8 @@ class Generated:
         for i, picture in enumerate(self.pictures()):
             seed, label = self.recipe.seeds[i], self.recipe.labels[i]
             recipe = replace(self.recipe, seeds=(seed,), labels=(label,))
-            path = Path(folder) / f"{self.recipe.bundle}-{seed}.png"
+            repeated = self.recipe.seeds.count(seed) > 1
+            stem = f"{self.recipe.bundle}-{seed}" + (f"-{i}" if repeated else "")
+            path = Path(folder) / f"{stem}.png"
             paths.append(write_png(path, picture[None], recipe))
         return paths

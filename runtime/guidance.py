@@ -1,8 +1,8 @@
 """Classifier-free guidance on the affine parameters (xa, xb), as TarFlow's reference does it.
 
-xa + g (xa - xa_u), and the same for xb, where the unconditional branch u uses the mean class row and
-queries divided by the attention temperature. Annealed guidance grows with the patch number i = 1..T-1
-as g i / (T - 1).
+xa + g (xa - xa_u), and the same for xb, where the unconditional branch u uses the mean class row
+and queries divided by the attention temperature. Annealed guidance grows with the patch number
+i = 1..T-1 as g i / (T - 1).
 """
 
 from __future__ import annotations

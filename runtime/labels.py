@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from operator import index
@@ -12,6 +13,7 @@ from .spec import FlowSpec
 
 Label = str | SupportsIndex | None
 
+_NUMBER = re.compile(r"[+-]?\d{1,18}")
 NO_LABEL = "none"  # what asks for an unconditional picture of a conditional model
 
 
@@ -23,6 +25,7 @@ def resolve_labels(
     Args:
         labels: a name, a number, a sequence of them, or text such as ``"sneaker, 7, none"``. Case
             does not matter. Text of digits is always a number, even where a class has such a name.
+            A model without classes ignores numbers.
 
     Raises:
         UsageError: the model has no such class, or none at all, or the counts differ.
@@ -46,12 +49,10 @@ def _split(labels: Label | Sequence[Label], spec: FlowSpec) -> list[Label]:
 def _resolve(label: Label, spec: FlowSpec) -> int | None:
     if label is None or (isinstance(label, str) and _is_none(label, spec)):
         return None
-    if not spec.num_classes:
-        raise UsageError(f"this model has no classes: leave the label {label!r} out")
     if not isinstance(label, str):
         return _check_number(_to_int(label), spec)
     text = label.strip()
-    if text.lstrip("+-").isdecimal():
+    if _NUMBER.fullmatch(text):
         return _check_number(int(text), spec)
     return _resolve_name(text, spec)
 
@@ -69,7 +70,9 @@ def _to_int(label: SupportsIndex) -> int:
     raise UsageError(f"the label {label!r} is neither a class name nor a whole number")
 
 
-def _check_number(number: int, spec: FlowSpec) -> int:
+def _check_number(number: int, spec: FlowSpec) -> int | None:
+    if not spec.num_classes:
+        return None  # as in the reference, whose data loaders number everything
     if not 0 <= number < spec.num_classes:
         raise UsageError(
             f"there is no class {number}: this model has the classes 0 to {spec.num_classes - 1}"
@@ -83,6 +86,8 @@ def _find_name(text: str, spec: FlowSpec) -> list[int]:
 
 
 def _resolve_name(text: str, spec: FlowSpec) -> int:
+    if not spec.num_classes:
+        raise UsageError(f"this model has no classes: leave the label {text!r} out")
     if not spec.class_names:
         raise UsageError(
             f"the classes of this model have no names: instead of {text!r} give a number from 0 "

@@ -38,7 +38,7 @@ class Likelihood:
     logdet: Doubles
     convention: str
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Doubles:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Doubles:
         return np.array(self.bits_per_dim, dtype)
 
 
@@ -66,7 +66,9 @@ def describe_convention(training: TrainingNoise, noise: NoiseChoice) -> str:
     if noise == "none":
         added = "no noise added"
     elif training.kind == "gaussian":
-        added = f"Gaussian training noise of std {training.std:g} added, a density of noisy pictures"
+        added = (
+            f"Gaussian training noise of std {training.std:g} added, a density of noisy pictures"
+        )
     else:
         added = "uniform training noise added, a bound on 8-bit pictures"
     return f"bits/dim, {DATA_SCALE}, prior N(0, var), {added}"
@@ -93,7 +95,8 @@ def add_training_noise(images: Floats, training: TrainingNoise, seed: int) -> Fl
     if training.kind == "gaussian":
         assert training.std is not None
         noise = [normals(seed + i, size, domain=GAUSSIAN_DOMAIN) for i in range(len(images))]
-        return images + np.float32(training.std) * np.stack(noise).reshape(-1, *shape)
+        noisy: Floats = images + np.float32(training.std) * np.stack(noise).reshape(-1, *shape)
+        return noisy
     levels = np.rint((images.astype(np.float64) + 1) * 127.5)
     draws = [_uniforms(seed + i, size) for i in range(len(images))]
     return ((levels + np.stack(draws).reshape(-1, *shape)) / 128 - 1).astype(np.float32)

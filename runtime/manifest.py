@@ -149,7 +149,9 @@ class Manifest:
         data: Any = parse_json(text, MANIFEST)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if not isinstance(version, int):
-            raise BundleError(f"{MANIFEST}: schema_version is missing, this is not a flowship bundle")
+            raise BundleError(
+                f"{MANIFEST}: schema_version is missing, this is not a flowship bundle"
+            )
         if version > SCHEMA_VERSION:
             raise BundleError(
                 f"{MANIFEST}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest "

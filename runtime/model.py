@@ -40,7 +40,8 @@ class Model:
         last = len(table) - 1
         rows = [[last if label is None else label for label in labels]]
         rows += [[last] * len(labels)] * (branches - 1)
-        return table[np.array(rows)]
+        found: Floats = table[np.array(rows)]
+        return found
 
     @contextmanager
     def stage(

@@ -62,7 +62,8 @@ def _negative_log(word: npt.NDArray[np.uint32]) -> _F64:
     for odd in (15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0):
         p = p * w + (1 / odd)
     p = p * w + 1.0
-    return 0.0 - ((exponent - 33).astype(np.float64) * _LN2 + (s + s) * p)
+    negative: _F64 = 0.0 - ((exponent - 33).astype(np.float64) * _LN2 + (s + s) * p)
+    return negative
 
 
 def normals_from_words(word: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
@@ -77,7 +78,9 @@ def normals_from_words(word: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
     # 1 - u is the word 2^32 - 1 - m, exactly: hence z(2^32 - 1 - m) == -z(m) bit for bit.
     r = np.sqrt(_negative_log(np.where(q_tail < 0, word_tail, np.uint32(0xFFFFFFFF) - word_tail)))
     near, far = r - 1.6, r - 5.0  # far needs u < 2^-36, which a 32-bit word never gives
-    tail = np.where(r <= 5.0, _horner(_C, near) / _horner(_D, near), _horner(_E, far) / _horner(_F, far))
+    tail = np.where(
+        r <= 5.0, _horner(_C, near) / _horner(_D, near), _horner(_E, far) / _horner(_F, far)
+    )
     z[~central] = np.where(q_tail < 0, 0.0 - tail, tail)
     return z.astype(np.float32)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,6 +103,8 @@ def read_latents(path: PathLike, spec: FlowSpec) -> Floats:
         raise UsageError(f"{path} has the shape {_show(array.shape)}, expected [N, {T}, {D}]")
     if array.dtype.kind != "f":
         raise UsageError(f"{path} holds {array.dtype}, expected float32")
+    if not len(array):
+        raise UsageError(f"{path} holds no latents")
     return _finite_float32(path, array)
 
 
@@ -161,6 +164,8 @@ def _read_npy_images(path: Path, spec: ImageSpec) -> Floats:
 
 def _to_images(path: Path, array: npt.NDArray[Any], spec: ImageSpec) -> Floats:
     images = _channels_first(path, array, spec)
+    if not len(images):
+        raise UsageError(f"{path} holds no pictures")
     if array.dtype == np.uint8:
         return from_uint8(images)
     if array.dtype.kind != "f":
@@ -244,7 +249,7 @@ def _read_rows(file: IO[bytes], limit: int) -> npt.NDArray[Any]:
     if fortran_order or dtype.hasobject or not shape:
         raise ValueError("objects, scalars and Fortran order are not read")
     rows = min(limit, shape[0])
-    count = rows * int(np.prod(shape[1:], dtype=object))
+    count = rows * prod(shape[1:])
     data = file.read(count * dtype.itemsize)
     if len(data) != count * dtype.itemsize:
         raise EOFError(f"it ends after {len(data)} bytes of data")

@@ -1,4 +1,4 @@
-"""plan.json: how many patches each block evaluates in one call, and when a patch has stopped moving."""
+"""plan.json: patches that each block evaluates in one call, and when a patch has settled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
-from .errors import BundleError
-from .schema import from_json, to_json
+from .schema import from_json, parse_json, to_json
 
 PLAN = "plan.json"
 DEFAULT_TOLERANCE = 1e-5  # float32; a smaller one never settles because of rounding
@@ -44,8 +43,4 @@ class Plan:
     @staticmethod
     def loads(text: str) -> Plan:
         """Parse and validate; BundleError with the path of what is wrong."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{PLAN} is not JSON: {error}") from error
-        return from_json(Plan, data, PLAN)
+        return from_json(Plan, parse_json(text, PLAN), PLAN)

@@ -1,11 +1,11 @@
 """Inverting one autoregressive block: latents in, patches out, in prefix-committing windows.
 
-x[t] = z[t] * exp(xa(x[<t])) + xb(x[<t]) for t = 1..T-1, and x[0] = z[0]. One call evaluates a window
-of patches from the current guess of all of them. Its first result is exact, because it depends on
-committed patches alone; each further one is exact too if the patch before it did not move by more
-than the tolerance. That prefix is committed and the window slides. W = 1 is plain sequential
-sampling; no window ever needs more calls than it. Cache rows past the committed prefix hold guesses
-and are overwritten by the next call.
+x[t] = z[t] * exp(xa(x[<t])) + xb(x[<t]) for t = 1..T-1, and x[0] = z[0]. One call evaluates a
+window of patches from the current guess of all of them. Its first result is exact, because it
+depends on committed patches alone; each further one is exact too if the patch before it did not
+move by more than the tolerance. That prefix is committed and the window slides. W = 1 is plain
+sequential sampling; no window ever needs more calls than it. Cache rows past the committed prefix
+hold guesses and are overwritten by the next call.
 """
 
 from __future__ import annotations

@@ -122,9 +122,7 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
         if field.name in value:
             where = f"{path}.{field.name}"
             arguments[field.name] = _decode(hints[field.name], value[field.name], where)
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise BundleError(f"{path}: the key {field.name!r} is missing")
     try:
         return kind(**arguments)

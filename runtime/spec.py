@@ -147,9 +147,7 @@ class ClassConditioning:
     def __post_init__(self) -> None:
         _check_range("num_classes", self.num_classes, MAX_CLASSES)
         if self.class_names and len(self.class_names) != self.num_classes:
-            raise ValueError(
-                f"{len(self.class_names)} class names for {self.num_classes} classes"
-            )
+            raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checks of a bundle by running it: hashes, noise, round trips, golden pictures, engines that agree.
+"""Checks of a bundle by running it: hashes, noise, round trips, golden pictures, agreement.
 
 A flow needs no reference for most of this: decode(encode(x)) must return x.
 """
@@ -99,7 +99,9 @@ def _check_noise(bundle: Bundle) -> Check:
     golden, count = bundle.manifest.golden, int(np.prod(bundle.spec.latents[0].shape))
     noise = normals(golden.noise_seed, count).astype("<f4")
     same = hashlib.sha256(noise.tobytes()).hexdigest() == golden.noise_sha256
-    return Check("noise", same, "bit-identical" if same else "other bits than where it was exported")
+    return Check(
+        "noise", same, "bit-identical" if same else "other bits than where it was exported"
+    )
 
 
 def _labels(flow: Flow) -> list[int | None]:

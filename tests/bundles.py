@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from flowship.runtime.hashing import sha256_bytes
 from flowship.runtime.manifest import (
     MANIFEST,

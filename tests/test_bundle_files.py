@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import stat
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,8 +22,9 @@ from bundles import (
     tiny_spec,
     write_bundle,
 )
+
 from flowship.runtime.bundle import Bundle
-from flowship.runtime.bundle_rules import MAX_CACHE_BYTES, array_shapes, min_weight_bytes
+from flowship.runtime.bundle_rules import array_shapes, min_weight_bytes
 from flowship.runtime.errors import BundleError
 from flowship.runtime.hashing import sha256_bytes, sha256_of
 from flowship.runtime.manifest import MANIFEST
@@ -36,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "tiny.flowship")
 
 
-# ---- right bundles --------------------------------------------------------------------------------
+# ---- right bundles ------------------------------------------------------------------------------
 
 
 def test_opens_a_folder(folder: Path) -> None:
@@ -114,13 +116,13 @@ def test_unconditional_models_have_one_class_row(tmp_path: Path) -> None:
     assert array_shapes(spec)["var"] == (4, 12)
 
 
-# ---- not a bundle ---------------------------------------------------------------------------------
+# ---- not a bundle -------------------------------------------------------------------------------
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(BundleError, match="half: there is no manifest.json.*did not finish"):
+    with pytest.raises(BundleError, match=r"half: there is no manifest.json.*did not finish"):
         Bundle.open(tmp_path / "half")
     with pytest.raises(BundleError, match="neither a folder nor a zip"):
         Bundle.open(tmp_path / "text")
@@ -169,7 +171,7 @@ def test_a_huge_manifest_is_not_read(tmp_path: Path) -> None:
         Bundle.open(tmp_path)
 
 
-# ---- manifests that contradict themselves -----------------------------------------------------------
+# ---- manifests that contradict themselves -------------------------------------------------------
 
 
 def _set(*path: str | int, to: object) -> Callable[[Json], None]:
@@ -258,19 +260,17 @@ def test_a_number_beyond_float64(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     text = (tmp_path / MANIFEST).read_text().replace('"std": 0.1', '"std": 1e999')
     (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(BundleError, match="training_noise.std: inf is not a finite number"):
+    with pytest.raises(BundleError, match=r"training_noise.std: inf is not a finite number"):
         Bundle.open(tmp_path)
 
 
-def test_a_manifest_cannot_ask_for_a_giant_cache(tmp_path: Path) -> None:
-    """Sizes follow from the weights that lie on the disk."""
+def test_sizes_must_be_backed_by_weights() -> None:
     spec = tiny_spec()
-    block = replace(spec.ar_blocks[0], channels=4096, head_dim=4096, num_layers=256)
+    block = replace(spec.ar_blocks[0], channels=4096, head_dim=64, num_heads=64, num_layers=256)
     assert min_weight_bytes(spec, block) > 1 << 30
-    image = replace(spec.image, img_size=512, num_patches=1 << 16)
-    wide = replace(block, channels=1024, head_dim=1024)
-    assert 2 * wide.num_layers * image.num_patches * wide.channels * 4 > MAX_CACHE_BYTES
 
+
+def test_a_manifest_cannot_ask_for_a_giant_cache(tmp_path: Path) -> None:
     def edit(manifest: Json) -> None:
         manifest["spec"]["image"] |= {"img_size": 512, "num_patches": 1 << 16}
         manifest["spec"]["latents"][0]["shape"] = [1 << 16, 4]
@@ -288,7 +288,7 @@ def test_a_manifest_cannot_ask_for_a_giant_cache(tmp_path: Path) -> None:
         Bundle.open(write_bundle(tmp_path / "b", edit))
 
 
-# ---- files that are not what they seem ------------------------------------------------------------
+# ---- files that are not what they seem ----------------------------------------------------------
 
 
 def test_missing_file(folder: Path) -> None:
@@ -319,7 +319,7 @@ def test_extra_files_in_a_package(folder: Path) -> None:
     bundle = Bundle.open(folder)
     package = next(a for a in bundle.manifest.artifacts if a.engine == "coreml")
     (folder / PACKAGE / "Data/evil.mlmodel").write_bytes(b"")
-    with pytest.raises(BundleError, match="holds Data/evil.mlmodel, which manifest.json does not"):
+    with pytest.raises(BundleError, match=r"holds Data/evil.mlmodel, which manifest.json does not"):
         bundle.artifact_path(package)
     (folder / PACKAGE / "Data/evil.mlmodel").unlink()
     (folder / PACKAGE / "Data/link").symlink_to(folder)
@@ -331,9 +331,9 @@ def test_undeclared_files_have_no_path(folder: Path) -> None:
     (folder / "notes.txt").write_text("hi")
     bundle = Bundle.open(folder)
     for name in ("notes.txt", "../tiny.flowship/notes.txt", MANIFEST, "/etc/passwd"):
-        with pytest.raises(BundleError, match="is not declared in manifest.json"):
+        with pytest.raises(BundleError, match=r"is not declared in manifest.json"):
             bundle.path(name)
-    with pytest.raises(BundleError, match="no array 'block9.pos'"):
+    with pytest.raises(BundleError, match=r"no array 'block9.pos'"):
         bundle.array("block9.pos")
 
 
@@ -355,7 +355,7 @@ def test_closed_bundles_give_no_paths(folder: Path) -> None:
         bundle.path(GRAPH)
 
 
-# ---- zips -----------------------------------------------------------------------------------------
+# ---- zips ---------------------------------------------------------------------------------------
 
 
 def _zip(folder: Path, path: Path, prefix: str = "", packing: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -425,8 +425,13 @@ def _entry(name: str, mode: int = 0, data: bytes = b"x") -> Callable[[zipfile.Zi
     ],
 )
 def test_hostile_zips(
-    folder: Path, tmp_path: Path, add: Callable[[zipfile.ZipFile], None], words: str
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    add: Callable[[zipfile.ZipFile], None],
+    words: str,
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     path = _zip(folder, tmp_path / "tiny.zip", "tiny/")
     with zipfile.ZipFile(path, "a") as archive:
         add(archive)
@@ -473,7 +478,7 @@ def test_zip_bomb(tmp_path: Path) -> None:
     ):
         for _ in range(size // 1_000_000):
             file.write(bytes(1_000_000))
-    with pytest.raises(BundleError, match="claims to unpack to 200,0.*do not compress like that"):
+    with pytest.raises(BundleError, match=r"claims to unpack to 200,0.*do not compress like that"):
         Bundle.open(path)
 
 
@@ -502,11 +507,11 @@ def test_missing_in_the_zip(folder: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_zips(folder: Path, tmp_path: Path) -> None:
-    """Every byte of the zip changed in turn: it opens with the right bytes or says BundleError."""
+    """Bytes of the zip changed in turn: it opens with the right bytes or says BundleError."""
     path = _zip(folder, tmp_path / "tiny.zip")
     data, right = path.read_bytes(), Bundle.open(folder)
     wrong = 0
-    for at in range(0, len(data), 7):
+    for at in range(0, len(data), 17):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
         try:
             with Bundle.open(path) as bundle:
@@ -533,7 +538,7 @@ def test_an_encrypted_or_odd_zip(folder: Path, tmp_path: Path) -> None:
         Bundle.open(path)
 
 
-# ---- paths ----------------------------------------------------------------------------------------
+# ---- paths --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["a", "a/b.c", "Data/com.apple.CoreML/x.mlmodel", ".hidden/a b"])

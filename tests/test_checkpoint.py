@@ -278,7 +278,7 @@ def test_head_dim() -> None:
     assert infer(TINY, head_dim=32).num_heads == 4
     with pytest.raises(CheckpointError, match="128 channels are not a multiple of head_dim 48"):
         infer(TINY, head_dim=48)
-    with pytest.raises(CheckpointError, match="not a multiple of head_dim 64: .*--head-dim"):
+    with pytest.raises(CheckpointError, match=r"not a multiple of head_dim 64: .*--head-dim"):
         infer(replace(TINY, channels=96, head_dim=32))
 
 

@@ -1,4 +1,4 @@
-"""What an export target is: it turns one block at a time into artifacts inside the bundle folder."""
+"""What an export target is: it turns one block at a time into artifacts of the bundle."""
 
 from __future__ import annotations
 

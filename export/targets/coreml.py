@@ -29,7 +29,7 @@ Halfs = npt.NDArray[np.float16]
 Var = Any  # a coremltools Var; the package has no type hints
 
 MODEL_FOLDER = "com.apple.CoreML"  # author of the package's items, and their folder
-AUTHOR_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, MODEL_FOLDER)
+ITEM_IDS = uuid.uuid5(uuid.NAMESPACE_DNS, MODEL_FOLDER)  # name space of their identifiers
 
 
 class CoreMLTarget:
@@ -224,7 +224,7 @@ def _to_half(name: str, array: npt.NDArray[np.float32]) -> Halfs:
         CheckpointError: it does not fit.
     """
     largest = max(float(array.max()), -float(array.min()))  # no copy of the size of the array
-    if not largest <= np.finfo(np.float16).max:
+    if not largest <= 65504:  # false for NaN too
         raise CheckpointError(
             f"{name} has a value of magnitude {largest:g}, above the 65504 of float16: Core ML "
             "cannot take this model"
@@ -260,16 +260,11 @@ def _package_manifest(model: str, weights: str) -> str:
     """Manifest.json of the package; identifiers are derived from the names."""
 
     def item(path: str, description: str) -> dict[str, str]:
-        name = Path(path).name
-        return {
-            "author": MODEL_FOLDER,
-            "description": description,
-            "name": name,
-            "path": path,
-        }
+        name = path.rsplit("/", 1)[-1]
+        return {"author": MODEL_FOLDER, "description": description, "name": name, "path": path}
 
     def identifier(path: str) -> str:
-        return str(uuid.uuid5(AUTHOR_NAMESPACE, path)).upper()
+        return str(uuid.uuid5(ITEM_IDS, path))
 
     return json.dumps(
         {

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import copy
+import gc
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ...runtime.errors import MissingExtraError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
-from ..families.tarflow import BlockWeights, TarFlowConfig
+from ..families.tarflow import BlockWeights, TarFlowBlock, TarFlowConfig
 from .base import TargetOptions, check_precision
 from .executorch_block import StepBlock
+from .executorch_template import MARK_BYTES, ProgramTemplate, stand_ins
 from .executorch_vjp import VjpBlock
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
+Weights = Mapping[str, npt.NDArray[Any]]
 
 
 class ExecuTorchTarget:
-    """The methods of ``executorch/<precision>/<block>.pte``; all inputs and outputs are float32.
+    """The methods of ``executorch/<precision>/<block>.pte``; inputs and outputs are float32.
 
     ``step{W}``, ``guided{W}``: a window of W patches for one or two branches (see StepBlock).
     ``step``, ``guided``: the same for every W up to T, where options.executorch_dynamic.
@@ -48,25 +54,137 @@ class ExecuTorchTarget:
         check_precision(self, precision)
         path = f"{self.engine}/{precision}/{stage.name}.pte"
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        denoise = options.denoise and config.noise.kind == "gaussian"
-        windows = () if options.executorch_dynamic else options.windows_up_to(config.num_patches)
-        block = weights.module(config).to(DTYPES[precision])
-        methods = step_methods(StepBlock(block), config, windows)
-        if denoise:
-            methods["vjp"] = vjp_method(VjpBlock(block), config)
-        lower(methods, root / path)
-        roles = [("step", 1, windows), ("step", 2, windows)]
-        roles += [("vjp", 1, ())] if denoise else []
+        plan = ProgramPlan(
+            config,
+            windows=() if options.executorch_dynamic else options.windows_up_to(config.num_patches),
+            vjp=options.denoise and config.noise.kind == "gaussian",
+        )
+        write_program(root / path, plan, weights.network, precision)
+        entries: list[tuple[Literal["step", "vjp"], int, tuple[int, ...]]]
+        entries = [("step", 1, plan.windows), ("step", 2, plan.windows)]
+        if plan.vjp:
+            entries.append(("vjp", 1, ()))
         return [
-            Artifact(
-                self.engine, precision, role, stage.name, "bmm", branches, w, path, (path,)
-            )
-            for role, branches, w in roles
+            Artifact(self.engine, precision, role, stage.name, "bmm", branches, w, path, (path,))
+            for role, branches, w in entries
         ]
 
 
 @dataclass(frozen=True)
-class ProgramMethod:
+class ProgramPlan:
+    """Which methods a block's program has; ``windows`` () is one method for every length."""
+
+    config: TarFlowConfig
+    windows: tuple[int, ...]
+    vjp: bool
+
+
+def write_program(path: Path, plan: ProgramPlan, weights: Weights, precision: str) -> None:
+    """Write a block's program.
+
+    Args:
+        weights: parameters of TarFlowBlock by name, float32.
+    """
+    cast = {name: array.astype(DTYPES[precision], copy=False) for name, array in weights.items()}
+    if min(array.nbytes for array in cast.values()) < MARK_BYTES:  # patches of one or two values
+        lower(plan, cast, path)
+    else:
+        _template(plan, precision).write(path, cast)
+
+
+@lru_cache(maxsize=4)
+def _template(plan: ProgramPlan, precision: str) -> ProgramTemplate:
+    with torch.device("meta"):
+        shapes = {n: tuple(t.shape) for n, t in TarFlowBlock(plan.config).state_dict().items()}
+    marked = stand_ins({n: np.zeros(shape, DTYPES[precision]) for n, shape in shapes.items()})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "template.pte"
+        lower(plan, marked, path)
+        return ProgramTemplate(path, marked)
+
+
+# ---- lowering ------------------------------------------------------------------------------------
+
+
+def lower(plan: ProgramPlan, weights: Weights, path: Path) -> None:
+    """Trace all methods of a block with these very weights and lower them into one file.
+
+    Raises:
+        MissingExtraError: executorch is not installed.
+    """
+    none = np.zeros(0, np.float32)  # position and class rows are host data
+    block = BlockWeights(dict(weights), none, none).module(plan.config)
+    with _quiet(), torch.no_grad():  # without no_grad the cache cannot be written in place
+        _check_installed()
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import (
+            EdgeCompileConfig,
+            ExecutorchBackendConfig,
+            to_edge_transform_and_lower,
+        )
+        from executorch.exir.backend.compile_spec_schema import CompileSpec
+        from executorch.exir.backend.partitioner import DelegationSpec
+        from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
+
+        partitioner = XnnpackPartitioner()
+        # XNNPACK's preprocessing then runs one pass, the only one of 17 that changes these graphs;
+        # each of them traces every partition again (35 s in place of 60 s for two layers).
+        partitioner.delegation_spec = DelegationSpec(
+            partitioner.delegation_spec.backend_id, [CompileSpec("dqlinear_partitioner", b"")]
+        )
+        programs = {
+            name: torch.export.export(m.module, m.inputs, dynamic_shapes=m.dynamic, strict=False)
+            for name, m in _methods(plan, block).items()
+        }
+        edge = to_edge_transform_and_lower(
+            programs,
+            partitioner=[partitioner],
+            # Otherwise index_put_ and the fp16 casts fail checks of an operator set made for
+            # accelerators.
+            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+        )
+        program = edge.to_executorch(
+            ExecutorchBackendConfig(
+                run_reinplace_pass=True,  # the cache is written in place
+                emit_mutable_buffer_names=True,
+                memory_planning_pass=MemoryPlanningPass(share_mutable_buffers=True),
+            )
+        )
+        with open(path, "xb") as file:
+            program.write_to_file(file)
+
+
+def _check_installed() -> None:
+    try:
+        import executorch.exir  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("export to executorch", "executorch", "executorch") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lower without the exporters' warnings and without their handler on the root logger.
+
+    Garbage collection is paused: it takes a sixth of the time and finds nothing.
+    """
+    root = logging.getLogger()
+    handlers, collecting = list(root.handlers), gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about internals of torch.export and ExecuTorch
+            yield
+    finally:
+        root.handlers[:] = handlers  # importing XNNPACK's partitioner calls logging.basicConfig
+        if collecting:
+            gc.enable()
+
+
+# ---- methods -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Method:
     """A module, example inputs, and the inputs' dynamic dimensions (as torch.export takes them)."""
 
     module: nn.Module
@@ -86,60 +204,25 @@ class _Bound(nn.Module):
         return result
 
 
-def step_methods(
-    block: StepBlock, config: TarFlowConfig, windows: tuple[int, ...]
-) -> dict[str, ProgramMethod]:
-    methods = {}
+def _methods(plan: ProgramPlan, block: TarFlowBlock) -> dict[str, _Method]:
+    config, steps, methods = plan.config, StepBlock(block), {}
     for name, rows in (("step", 1), ("guided", 2)):
-        for W in windows:
-            inputs = _step_inputs(config, rows, W)
-            methods[f"{name}{W}"] = ProgramMethod(_Bound(block, name), inputs)
-        if not windows:
-            W = torch.export.Dim("W", min=1, max=config.num_patches)
+        bound = _Bound(steps, name)
+        for W in plan.windows:
+            methods[f"{name}{W}"] = _Method(bound, _step_inputs(config, rows, W))
+        if not plan.windows:
             inputs = _step_inputs(config, rows, min(8, config.num_patches))
-            dynamic = ({1: W}, {1: W}, {0: W}, None)[: len(inputs)]
-            methods[name] = ProgramMethod(_Bound(block, name), inputs, (dynamic,))
+            dim = torch.export.Dim("W", min=1, max=config.num_patches)
+            sizes = ({1: dim}, {1: dim}, {0: dim}, None)[: len(inputs)]
+            methods[name] = _Method(bound, inputs, (sizes,))  # one entry for *inputs
+    if plan.vjp:
+        T, D = config.num_patches, config.patch_dim
+        widths = (D, config.channels, *[D] * (1 + config.nvp))  # x, context, grad_xa, grad_xb
+        sequences = tuple(torch.zeros(T, width) for width in widths)
+        methods["vjp"] = _Method(_Bound(VjpBlock(block), "forward"), sequences)
     return methods
 
 
 def _step_inputs(config: TarFlowConfig, rows: int, W: int) -> tuple[Tensor, ...]:
     x, context = torch.zeros(rows, W, config.patch_dim), torch.zeros(rows, W, config.channels)
     return (x, context, torch.arange(W), *([torch.ones(rows)] if rows == 2 else []))
-
-
-def vjp_method(block: VjpBlock, config: TarFlowConfig) -> ProgramMethod:
-    T, D = config.num_patches, config.patch_dim
-    grads = [torch.zeros(T, D) for _ in range(1 + config.nvp)]
-    return ProgramMethod(_Bound(block, "forward"), (torch.zeros(T, D), torch.zeros(T, config.channels), *grads))
-
-
-def lower(methods: dict[str, ProgramMethod], path: Path) -> None:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import (
-        EdgeCompileConfig,
-        ExecutorchBackendConfig,
-        to_edge_transform_and_lower,
-    )
-    from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
-
-    with torch.no_grad():
-        programs = {
-            name: torch.export.export(m.module, m.inputs, dynamic_shapes=m.dynamic, strict=False)
-            for name, m in methods.items()
-        }
-        edge = to_edge_transform_and_lower(
-            programs,
-            partitioner=[XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-        )
-        global EDGE
-        EDGE = edge
-        program = edge.to_executorch(
-            ExecutorchBackendConfig(
-                run_reinplace_pass=True,
-                emit_mutable_buffer_names=True,
-                memory_planning_pass=MemoryPlanningPass(share_mutable_buffers=True),
-            )
-        )
-    with open(path, "xb") as file:
-        program.write_to_file(file)

@@ -26,7 +26,9 @@ class CachedAttention(nn.Module):
     Each number of branches has rows of its own: a slice of a shared buffer would be a copy.
     """
 
-    def __init__(self, source: tarflow.Attention, num_patches: int, branches: tuple[int, ...]) -> None:
+    def __init__(
+        self, source: tarflow.Attention, num_patches: int, branches: tuple[int, ...]
+    ) -> None:
         super().__init__()
         self.num_heads = source.num_heads
         self.norm, self.qkv, self.proj = source.norm, source.qkv, source.proj
@@ -40,7 +42,7 @@ class CachedAttention(nn.Module):
         """x [R, W, C] with R branches, position [W], mask [W, T], q_scale [R] -> [R, W, C]."""
         R, W, C = x.shape
         H, d = self.num_heads, C // self.num_heads
-        q, k, v = self.qkv(self.norm(x)).split(C, -1)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
         q = q * d**-0.5
         if q_scale is not None:
             q = q * q_scale.reshape(R, 1, 1)
@@ -76,7 +78,7 @@ class StepBlock(nn.Module):
             [CachedAttention(layer.attention, T, branches) for layer in layers]
         )
         self.mlp = nn.ModuleList([layer.mlp for layer in layers])
-        self.register_buffer("rows", torch.arange(T, dtype=torch.float32))
+        self.rows = nn.Buffer(torch.arange(T, dtype=torch.float32))
 
     def step(self, x: Tensor, context: Tensor, position: Tensor) -> Tensor:
         """x [1, W, D], context [1, W, C], position int64 [W] -> ab [1, W, output_dim]."""

@@ -48,8 +48,10 @@ class VjpBlock(nn.Module):
         grad = torch.cat(grads, -1)
         scale = grad.abs().amax().clamp(min=1e-30)
         grad = _linear_back(grad / scale, self.proj_out)
-        for layer, h in zip(reversed(self.layers), reversed(inputs), strict=True):
-            grad = layer.back(grad, h, mask)
+        for i in reversed(range(len(inputs))):
+            layer = self.layers[i]
+            assert isinstance(layer, LayerVjp)
+            grad = layer.back(grad, inputs[i], mask)
         return _linear_back(grad, self.proj_in) * scale
 
 
@@ -148,9 +150,7 @@ def _attend(h: Tensor, mask: Tensor, of: Attention) -> tuple[Tensor, _Attended]:
     x, norm = _norm(h, of.norm)
     T, C = h.shape
     H, d = of.num_heads, C // of.num_heads
-    q, k, v = (
-        rows.reshape(T, H, d).transpose(0, 1) for rows in _linear(x, of.qkv).split(C, -1)
-    )
+    q, k, v = (rows.reshape(T, H, d).transpose(0, 1) for rows in _linear(x, of.qkv).chunk(3, -1))
     q = q * d**-0.5
     probabilities = (torch.bmm(q, k.transpose(1, 2)) + mask).softmax(-1)
     y = torch.bmm(probabilities, v)

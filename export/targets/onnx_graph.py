@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ class WeightsFile:
     (64 for small ones), so that a reader can map each of them.
     """
 
-    def __init__(self, path: str, location: str) -> None:
+    def __init__(self, path: Path, location: str) -> None:
         self._file = open(path, "xb")  # noqa: SIM115 (closed by close())
         self.location = location
         self.index: dict[str, tuple[int, int, tuple[int, ...], int]] = {}
@@ -32,7 +33,7 @@ class WeightsFile:
         self._file.write(b"\0" * (-self._file.tell() % align))
         kind = helper.np_dtype_to_tensor_dtype(data.dtype)
         self.index[name] = (self._file.tell(), data.nbytes, data.shape, kind)
-        self._file.write(memoryview(data).cast("B"))
+        self._file.write(data.data.cast("B"))
 
     def tensor(self, name: str) -> TensorProto:
         """An initializer that points into the file."""

@@ -8,6 +8,7 @@ providers that have nothing else (Core ML, QNN); the host commits the new rows.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
@@ -15,7 +16,10 @@ from ..families.tarflow import LAYER_NORM_EPSILON, BlockWeights, TarFlowConfig
 from .onnx_graph import Graph, WeightsFile
 
 F32, F16, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32
-DTYPES = {"fp32": (np.dtype(np.float32), F32), "fp16": (np.dtype(np.float16), F16)}
+DTYPES: dict[str, tuple[npt.DTypeLike, int]] = {
+    "fp32": (np.float32, F32),
+    "fp16": (np.float16, F16),
+}
 
 
 def add_weights(file: WeightsFile, weights: BlockWeights, precision: str) -> None:
@@ -68,9 +72,9 @@ class GqaStep(StepEmitter):
     """Inputs x [R, W, D], context [R, W, C], seqlens_k int32 [R], total_len int32 scalar, past_*.
 
     seqlens_k = position + W - 1, total_len = position + W; W is dynamic. With one branch, R rows
-    may be several pictures where W = 1 or position = 0 (GroupQueryAttention refuses the rest). With
-    two branches R is 2 and the branches are folded into heads, which works for every W and position;
-    qkv_scale [3, 2, 1] scales the queries of each branch (attn_temp).
+    may be several pictures where W = 1 or position = 0 (GroupQueryAttention refuses the rest).
+    With two branches R is 2 and the branches are folded into heads, which works for every W and
+    position; qkv_scale [3, 2, 1] scales the queries of each branch (attn_temp).
     """
 
     def __init__(
@@ -162,9 +166,7 @@ class CoreStep(StepEmitter):
             for keys in (f"past_k_{layer}", k)
         )
         logits = g.op("Add", g.op("Concat", past_k, new_k, axis=-1), self.mask)
-        p_past, p_new = g.ops(
-            "Split", 2, g.op("Softmax", logits, axis=-1), g.int64(T, W), axis=-1
-        )
+        p_past, p_new = g.ops("Split", 2, g.op("Softmax", logits, axis=-1), g.int64(T, W), axis=-1)
         past, new = g.op("MatMul", p_past, f"past_v_{layer}"), g.op("MatMul", p_new, v)
         for n, value in (("k", k), ("v", v)):
             g.output(value, f"new_{n}_{layer}", self.kind, [self.rows, H, W, d])

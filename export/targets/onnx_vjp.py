@@ -128,7 +128,7 @@ class VjpEmitter:
         hidden = g.op("Less", rows, columns)
         return g.op("Where", hidden, self.scalar(MASKED), self.scalar(0.0))
 
-    # -- one layer -----------------------------------------------------------------------------------
+    # -- one layer ---------------------------------------------------------------------------------
 
     def forward(self, h: str, p: str) -> tuple[str, _Layer]:
         g, c = self.g, self.c
@@ -151,7 +151,9 @@ class VjpEmitter:
         inner = g.op("Mul", inner, self.gelu_slope(layer.hidden))
         inner = self.linear_back(inner, f"{p}.mlp.main.0")
         grad = g.op("Add", grad, self.layer_norm_back(inner, layer.norm2))
-        inner = self.attention_back(self.heads(self.linear_back(grad, f"{p}.attention.proj")), layer)
+        inner = self.attention_back(
+            self.heads(self.linear_back(grad, f"{p}.attention.proj")), layer
+        )
         inner = self.linear_back(inner, f"{p}.attention.qkv")
         return g.op("Add", grad, self.layer_norm_back(inner, layer.norm1))
 
@@ -169,9 +171,7 @@ class VjpEmitter:
         g = self.g
         grad_v = g.op("MatMul", self.swap(layer.probabilities), grad)
         # The softmax's row sum(grad_p * p) equals sum(grad * attended) over the head's d values.
-        row = g.op(
-            "ReduceSum", g.op("Mul", grad, layer.attended), g.int64(-1), keepdims=1
-        )
+        row = g.op("ReduceSum", g.op("Mul", grad, layer.attended), g.int64(-1), keepdims=1)
         grad_p = g.op("Sub", g.op("MatMul", grad, self.swap(layer.v)), row)
         grad_logits = g.op("Mul", layer.probabilities, grad_p)
         grad_q = g.op("MatMul", grad_logits, layer.k)

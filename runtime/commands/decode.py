@@ -17,6 +17,7 @@ from .options import (
     print_json,
     sampling,
     warn_if_guidance_is_idle,
+    warn_if_label_is_idle,
 )
 
 
@@ -24,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     parser.add_argument("latents", type=Path, metavar="LATENTS.npy", help="float32 [N, T, D]")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="IMAGES.npy", help="float32 [N, C, H, W]"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="IMAGES.npy",
+        help="float32 [N, C, H, W]",
     )
     parser.add_argument(
         "--input",
@@ -41,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     warn_if_guidance_is_idle(arguments)
     with open_flow(arguments) as flow:
+        warn_if_label_is_idle(arguments, flow.spec)
         latents = read_latents(arguments.latents, flow.spec)
         start = time.monotonic()
         images = flow.decode(

@@ -9,7 +9,16 @@ import numpy as np
 
 from ..likelihood import describe_convention, likelihood
 from ..pictures import write_array
-from .options import add_bundle, add_engine, add_label, add_report, open_flow, print_json, read_all
+from .options import (
+    add_bundle,
+    add_engine,
+    add_label,
+    add_report,
+    open_flow,
+    print_json,
+    read_all,
+    warn_if_label_is_idle,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with open_flow(arguments) as flow:
+        warn_if_label_is_idle(arguments, flow.spec)
         names, images = read_all(arguments.images, flow.spec.image)
         latents, logdet = flow.encode(images, label=arguments.label)
         convention = describe_convention(flow.spec.training_noise, "none")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .options import (
     print_json,
     sampling,
     warn_if_guidance_is_idle,
+    warn_if_label_is_idle,
 )
 
 # Options that --like takes from the picture.
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = _take_recipe(arguments) if arguments.like else None
     warn_if_guidance_is_idle(arguments)
     with open_flow(arguments) as flow:
+        warn_if_label_is_idle(arguments, flow.spec)
         if recipe:
             _check_same(flow, recipe, arguments)
         progress = ProgressLine(not arguments.quiet)
@@ -82,7 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _events(flow: Flow, arguments: argparse.Namespace, recipe: Recipe | None) -> Iterator[Event]:
+def _events(
+    flow: Flow, arguments: argparse.Namespace, recipe: Recipe | None
+) -> Generator[Event, None, None]:
     options = sampling(arguments)
     if arguments.noise:
         noise = read_latents(arguments.noise, flow.spec)

@@ -1,4 +1,4 @@
-"""``flowship inspect``: what is inside a bundle; a checkpoint is handed to the exporter's inspector."""
+"""``flowship inspect``: what is inside a bundle; checkpoints are handed to the exporter."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def render(bundle: Bundle) -> str:
     lines = [
         f"{manifest.name}: {spec.family}, {count}{format_bytes(bundle.nbytes)} on disk",
         f"  bundle    {bundle.sha256}",
-        f"  source    {source.file}, sha256 {source.sha256[:16]}..., licence {source.licence or 'not stated'}",
+        f"  source    {source.file}, sha256 {source.sha256[:16]}...",
+        f"  licence   {source.licence or 'not stated'}",
         *describe_model(spec),
         "",
         "memory for one picture (one block in memory at a time, or all of them)",
@@ -107,9 +108,15 @@ def render(bundle: Bundle) -> str:
         "graphs",
     ]
     for row in _roles(manifest):
-        lines.append(f"  {row['engine']} {row['precision']} ({row['form']}): {', '.join(row['roles'])}")
+        lines.append(
+            f"  {row['engine']} {row['precision']} ({row['form']}): {', '.join(row['roles'])}"
+        )
     if manifest.quality:
-        lines += ["", "measured against the trained model in float32", quality_table(manifest.quality)]
+        lines += [
+            "",
+            "measured against the trained model in float32",
+            quality_table(manifest.quality),
+        ]
         lines += [f"  checked: {words}" for words in dict.fromkeys(_check_words(manifest))]
     lines += [f"note: {note}" for note in _notes(manifest)]
     return "\n".join(lines)
@@ -126,8 +133,9 @@ def describe_model(spec: FlowSpec) -> list[str]:
     return [
         f"  image     {image.img_size}x{image.img_size} {colour}, "
         f"{image.num_patches} patches of {image.patch_size}x{image.patch_size}",
-        f"  blocks    {len(spec.ar_blocks)}, each {block.num_layers} layers, {block.channels} channels, "
-        f"{block.num_heads} heads" + ("" if block.scale != "none" else ", volume preserving"),
+        f"  blocks    {len(spec.ar_blocks)}, each {block.num_layers} layers, {block.channels} "
+        f"channels, {block.num_heads} heads"
+        + ("" if block.scale != "none" else ", volume preserving"),
         f"  classes   {classes}",
         f"  noise     {kinds.get(noise.kind, 'not known')}"
         + ("; can denoise" if spec.denoise else "; cannot denoise"),
@@ -159,14 +167,23 @@ def quality_table(quality: tuple[Quality, ...]) -> str:
         ]
         for q in quality
     ]
-    header = ["  engine", "precision", "max_abs_error", "of images", "PSNR dB", "bits/dim", "change", "check"]
+    header = [
+        "  engine",
+        "precision",
+        "max_abs_error",
+        "of images",
+        "PSNR dB",
+        "bits/dim",
+        "change",
+        "check",
+    ]
     return format_table(header, rows)
 
 
 def _check_words(manifest: Manifest) -> list[str]:
     words = [f"{q.engine} {q.precision} with {q.checked_with}" for q in manifest.quality]
     words += [q.inputs for q in manifest.quality]
-    words += [f"bits/dim of {q.bits_per_dim_inputs}" for q in manifest.quality if q.bits_per_dim_inputs]
+    words += [
+        f"bits/dim of {q.bits_per_dim_inputs}" for q in manifest.quality if q.bits_per_dim_inputs
+    ]
     return words
-
-

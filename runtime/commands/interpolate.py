@@ -1,4 +1,4 @@
-"""``flowship interpolate``: a strip of pictures between two seeds or two pictures, through latents."""
+"""``flowship interpolate``: a strip of pictures between two seeds or pictures, through latents."""
 
 from __future__ import annotations
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ..engines import ENGINE_NAMES
 from ..errors import UsageError
 from ..flow import Flow
 from ..guidance import GUIDE_WHAT
 from ..images import Floats
 from ..pictures import read_images
-from ..spec import ImageSpec
+from ..spec import FlowSpec, ImageSpec
 
 MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill the disk
 
@@ -31,11 +32,15 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """--engine, --precision, --device, --threads."""
     group = parser.add_argument_group("engine")
     group.add_argument(
-        "--engine", default="onnx", help="onnx, executorch, coreml or coreml-interpreter (%(default)s)"
+        "--engine",
+        default="onnx",
+        help=f"{', '.join(ENGINE_NAMES)} (%(default)s)",
     )
     group.add_argument("--precision", help="such as fp32, fp16 (the bundle's first for the engine)")
     group.add_argument("--device", default="cpu", help="cpu, cuda, dml, ... (%(default)s)")
-    group.add_argument("--threads", type=int, metavar="N", help="threads of one call (by model size)")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="threads of one call (by model size)"
+    )
 
 
 def add_guidance(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +108,12 @@ def warn_if_guidance_is_idle(arguments: argparse.Namespace) -> None:
             "note: guidance changes nothing without --label or an --attn-temp other than 1",
             file=sys.stderr,
         )
+
+
+def warn_if_label_is_idle(arguments: argparse.Namespace, spec: FlowSpec) -> None:
+    """Numbers are ignored by a model without classes; names are an error before this."""
+    if arguments.label is not None and not spec.num_classes:
+        print("note: this model has no classes, --label changes nothing", file=sys.stderr)
 
 
 def parse_seeds(text: str, count: int | None) -> list[int]:

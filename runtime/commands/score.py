@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .options import add_bundle, add_engine, add_label, add_report, open_flow, print_json, read_all
+from .options import (
+    add_bundle,
+    add_engine,
+    add_label,
+    add_report,
+    open_flow,
+    print_json,
+    read_all,
+    warn_if_label_is_idle,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with open_flow(arguments) as flow:
+        warn_if_label_is_idle(arguments, flow.spec)
         names, images = read_all(arguments.images, flow.spec.image)
         found = flow.log_likelihood(
             images,
@@ -47,9 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             {"name": name, "bits_per_dim": float(b), "nll": float(n), "logdet": float(d)}
             for name, b, n, d in values
         ]
-        print_json(
-            {"convention": found.convention, "mean_bits_per_dim": mean, "images": rows}
-        )
+        print_json({"convention": found.convention, "mean_bits_per_dim": mean, "images": rows})
         return 0
     width = max(map(len, names))
     for name, bits in zip(names, found.bits_per_dim, strict=True):

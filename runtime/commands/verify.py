@@ -1,4 +1,4 @@
-"""``flowship verify``: prove that a bundle is whole and computes what it should, on this machine."""
+"""``flowship verify``: prove that a bundle is whole and computes right on this machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ MARKS = {True: "ok", False: "FAIL", None: "-"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser, optional=True)
-    parser.add_argument("--engine", help="only this engine (all of the bundle's that are installed)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of one call (by model size)")
+    parser.add_argument(
+        "--engine", help="only this engine (all of the bundle's that are installed)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of one call (by model size)"
+    )
     parser.add_argument(
         "--full", action="store_true", help="make whole pictures of large models too (minutes)"
     )

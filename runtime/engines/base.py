@@ -107,7 +107,12 @@ class Engine(Protocol):
         """
 
     def open(
-        self, stage: ARBlock, *, num_images: int = 1, branches: int = 1, scaled_queries: bool = False
+        self,
+        stage: ARBlock,
+        *,
+        num_images: int = 1,
+        branches: int = 1,
+        scaled_queries: bool = False,
     ) -> ARStage:
         """Open a block for ``num_images`` pictures and 1 or 2 guidance branches.
 

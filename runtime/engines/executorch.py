@@ -63,16 +63,24 @@ class ExecuTorchEngine:
         return 1
 
     def open(
-        self, stage: ARBlock, *, num_images: int = 1, branches: int = 1, scaled_queries: bool = False
+        self,
+        stage: ARBlock,
+        *,
+        num_images: int = 1,
+        branches: int = 1,
+        scaled_queries: bool = False,
     ) -> ARStage:
         if num_images != 1:
-            raise EngineError(
-                f"the engine executorch runs one picture at a time, not {num_images}"
-            )
+            raise EngineError(f"the engine executorch runs one picture at a time, not {num_images}")
         artifact = self._find(stage, "step", branches)
         image = self._bundle.manifest.spec.image
         return _StepStage(
-            self._take(artifact), self._give_back, artifact, stage, image.num_patches, image.patch_dim
+            self._take(artifact),
+            self._give_back,
+            artifact,
+            stage,
+            image.num_patches,
+            image.patch_dim,
         )
 
     def open_vjp(self, stage: ARBlock) -> VJPStage:
@@ -159,8 +167,20 @@ class _Window:
         self.call = program.bind(method, inputs, self.ab)
 
 
-class _StepStage:
-    """A block with its cache: ``step{W}`` and ``guided{W}``, or the dynamic ``step``, ``guided``."""
+class _Stage:
+    """What has a program to itself until it is closed."""
+
+    def __init__(self, loaded: _Loaded, give_back: Callable[[_Loaded], None]) -> None:
+        self._loaded, self._give_back, self._closed = loaded, give_back, False
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._give_back(self._loaded)
+
+
+class _StepStage(_Stage):
+    """A block with its cache: ``step{W}`` or ``guided{W}``; without {W} where W is dynamic."""
 
     def __init__(
         self,
@@ -171,7 +191,7 @@ class _StepStage:
         num_patches: int,
         patch_dim: int,
     ) -> None:
-        self._loaded, self._give_back = loaded, give_back
+        super().__init__(loaded, give_back)
         self.windows, self._rows = artifact.windows, artifact.branches
         self._method = "step" if artifact.branches == 1 else "guided"
         self._nvp, self._D = block.scale != "none", patch_dim
@@ -223,11 +243,8 @@ class _StepStage:
         xb = ab[:, None, :, -self._D :]
         return (ab[:, None, :, : self._D] if self._nvp else np.zeros_like(xb)), xb
 
-    def close(self) -> None:
-        self._give_back(self._loaded)
 
-
-class _VjpStage:
+class _VjpStage(_Stage):
     def __init__(
         self,
         loaded: _Loaded,
@@ -235,7 +252,7 @@ class _VjpStage:
         block: ARBlock,
         shape: tuple[int, int],
     ) -> None:
-        self._loaded, self._give_back = loaded, give_back
+        super().__init__(loaded, give_back)
         self._x, self._xa, self._xb, self._grad = (np.zeros(shape, np.float32) for _ in range(4))
         self._context = np.zeros((shape[0], block.channels), np.float32)
         grads = [self._xb] if block.scale == "none" else [self._xa, self._xb]
@@ -245,10 +262,8 @@ class _VjpStage:
     def run(self, x: Floats, context: Floats, grad_xa: Floats, grad_xb: Floats) -> Floats:
         self._x[:], self._context[:], self._xa[:], self._xb[:] = x, context, grad_xa, grad_xb
         self._call()
-        return self._grad.copy()
-
-    def close(self) -> None:
-        self._give_back(self._loaded)
+        grad: Floats = self._grad.copy()
+        return grad
 
 
 @register_engine("executorch")

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the step graphs of a bundle with everything bound once, nothing allocated per call."""
+"""ONNX Runtime: step graphs with everything bound once and nothing allocated per call."""
 
 from __future__ import annotations
 
@@ -90,7 +90,12 @@ class OnnxEngine:
         return self._find(first, "step", 1)[0].form
 
     def open(
-        self, stage: ARBlock, *, num_images: int = 1, branches: int = 1, scaled_queries: bool = False
+        self,
+        stage: ARBlock,
+        *,
+        num_images: int = 1,
+        branches: int = 1,
+        scaled_queries: bool = False,
     ) -> ARStage:
         if self._form() == "core":
             return self._open_core(stage, branches)
@@ -279,7 +284,12 @@ class _CoreStage:
         dtype: np.dtype[Any],
         masked: float,
     ) -> None:
-        self._sessions, self._T, self._D, self._branches = sessions, num_patches, patch_dim, branches
+        self._sessions, self._T, self._D, self._branches = (
+            sessions,
+            num_patches,
+            patch_dim,
+            branches,
+        )
         self._masked, self._nvp = masked, block.scale != "none"
         self.windows = tuple(sorted(sessions))
         shape = (branches, block.num_heads, num_patches, block.head_dim)

@@ -98,8 +98,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "close": (None, [c_void_p]),
         "bind": (
             c_void_p,
-            [c_void_p, c_char_p, c_int, POINTER(c_void_p), POINTER(c_int), POINTER(c_int)]
-            + [POINTER(c_int), c_void_p, c_size_t],
+            [
+                *(c_void_p, c_char_p, c_int, POINTER(c_void_p)),
+                *(POINTER(c_int), POINTER(c_int), POINTER(c_int), c_void_p, c_size_t),
+            ],
         ),
         "unbind": (None, [c_void_p]),
         "run": (c_int, [c_void_p]),

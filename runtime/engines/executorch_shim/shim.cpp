@@ -187,6 +187,7 @@ const char* flowship_error() { return last_error.c_str(); }
 
 // Threads of the process-wide pool; count > 0 sets them, which is safe only while no method is loaded.
 int flowship_threads(int count) {
+  Capture capture;
   auto* pool = executorch::extension::threadpool::get_threadpool();
   if (pool == nullptr) return 0;
   if (count > 0) pool->_unsafe_reset_threadpool(static_cast<uint32_t>(count));

@@ -13,9 +13,10 @@ from ...errors import BundleError, EngineError
 from .ops import find_op
 from .package import Package
 from .program import Argument, Literal, Named, Operation, Value
-from .types import FP16, MAX_ELEMENTS, STRING, Array, TensorType, round_half
+from .types import FP16, STRING, Array, TensorType, round_half
 
 State = dict[str, Array]
+MAX_STATE_ELEMENTS = 1 << 30  # STARFlow's largest block has 302M for two guidance branches
 _VARIADIC = {"values"}  # parameters that are lists even with one argument (concat, stack)
 _LOADED_ONCE = "constexpr_"  # operators on constants that run when the function is loaded
 
@@ -69,8 +70,10 @@ class Executable:
         self._where = f"{package.path.name}: {name}"
         self.inputs = {v.name: v.type for v in function.inputs if not v.type.is_state}
         self.states = {v.name: v.type for v in function.inputs if v.type.is_state}
-        if sum(prod(t.static_shape) for t in self.states.values()) > MAX_ELEMENTS:
-            raise BundleError(f"{self._where}: its states have more than {MAX_ELEMENTS} elements")
+        if sum(prod(t.static_shape) for t in self.states.values()) > MAX_STATE_ELEMENTS:
+            raise BundleError(
+                f"{self._where}: its states have more than {MAX_STATE_ELEMENTS} elements together"
+            )
         self._constants: dict[str, Value] = {}
         types = dict(self.inputs)
         steps = []
@@ -105,8 +108,8 @@ class Executable:
             BundleError: an operation is malformed.
         """
         state = {} if state is None else state
-        self._check_state(state)
         values = self._checked_inputs(inputs)
+        self._check_state(state)
         with np.errstate(all="ignore"):  # overflow to infinity is what float16 does
             for step in self._steps:
                 self._run_step(step, values, state)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BundleError
+from ...errors import BundleError, EngineError
 from .types import STRING, Array, TensorType, from_storage, parse_type
 from .wire import Buffer, Message
 
@@ -91,7 +91,9 @@ class _Parser:
     def operation(self, message: Message) -> Operation:
         kind = message.text(1)
         if 4 in message:
-            raise BundleError(f"{self.where}: the operator {kind!r} has blocks, no loops are known")
+            raise EngineError(
+                f"{self.where}: the interpreter has no operator {kind!r} (control flow)"
+            )
         attributes = {key: self.value(m) for key, m in message.map(5).items()}
         name = attributes.pop("name", "")
         inputs = {

@@ -1,0 +1,53 @@
+# `make demo` and `make test` are all a newcomer needs; both make the virtual environment first.
+
+PYTHON ?= python3
+# Its own step, before everything else: an unpinned torch would bring gigabytes of CUDA libraries.
+# On Linux outside CI, point pip at PyTorch's CPU builds (PIP_EXTRA_INDEX_URL) to avoid them.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+EMBEDDED := runtime/embedded
+CHECKPOINT := apps/demo/fmnist_model_4_128_4_4_0.10.pth
+# Thread pools that spin would fight over the cores; the engines set their own thread counts.
+export OMP_NUM_THREADS = 1
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: demo test lint types pytest slow embedded format clean
+
+demo: $(READY)  ## export the embedded checkpoint to all targets, verify, generate, print a table
+	@$(RUN)/python -m flowship.apps.demo
+
+test: lint types pytest  ## everything that continuous integration runs
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(READY)
+	$(RUN)/mypy
+	$(RUN)/mypy tests
+
+pytest: $(READY)
+	$(RUN)/pytest -n 2
+
+slow: $(READY)  ## published sizes: AFHQ-256 through the exporter (15 GB of disk, half an hour)
+	$(RUN)/pytest -m slow
+
+embedded: $(READY)  ## make the bundle inside the package again
+	$(RUN)/flowship export $(CHECKPOINT) -o $(EMBEDDED)/fashion-mnist.flowship --targets onnx \
+	  --data $(EMBEDDED)/fashion_mnist_test_512.npz --name fashion-mnist --licence Apache-2.0
+
+format: $(READY)
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .links build dist
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(RUN)/pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	@touch $@

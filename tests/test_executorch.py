@@ -1,0 +1,505 @@
+"""ExecuTorch programs and engine against the float32 torch module, through both runtimes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("executorch")
+
+from flowship.export.families.tarflow import (
+    BlockWeights,
+    ConfigOverrides,
+    TarFlowBlock,
+    TarFlowConfig,
+    block_weights,
+    infer_config,
+)
+from flowship.export.targets.base import TargetOptions
+from flowship.export.targets.executorch import ExecuTorchTarget
+from flowship.export.targets.executorch_template import ProgramTemplate, stand_ins
+from flowship.runtime.engines import executorch_program
+from flowship.runtime.engines.base import ARStage, EngineOptions
+from flowship.runtime.engines.executorch import ExecuTorchEngine, open_executorch
+from flowship.runtime.engines.executorch_shim import build
+from flowship.runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
+from flowship.runtime.manifest import Artifact, FileEntry, Manifest
+from flowship.runtime.spec import ARBlock, TrainingNoise
+
+GOLDEN = Path(__file__).parent / "golden"
+HAS_COMPILER = bool(shutil.which("g++") or shutil.which("clang++"))
+# float32: the error of sums in another order, 2e-7 measured; a wrong mask or row gives 1e-2.
+# float16: 11 bits, so 5e-4 of values around 1; 4e-4 measured.
+TOLERANCE = {"fp32": 5e-6, "fp16": 5e-3}
+GRADIENT_TOLERANCE = {"fp32": 5e-6, "fp16": 1e-2}  # of the largest value; 7e-7 and 9e-4 measured
+
+
+@dataclass
+class Exported:
+    """A block's program, the weights it was made from, and what an engine asks of a bundle."""
+
+    root: Path
+    config: TarFlowConfig
+    block: ARBlock
+    weights: BlockWeights
+    artifacts: tuple[Artifact, ...]
+
+    @property
+    def precision(self) -> str:
+        return self.artifacts[0].precision
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.artifacts[0].path
+
+    def engine(self, threads: int | None = 1, device: str = "cpu") -> ExecuTorchEngine:
+        manifest: Any = SimpleNamespace(
+            artifacts=self.artifacts,
+            spec=self.config.flow_spec(),
+            files={
+                a.path: FileEntry((self.root / a.path).stat().st_size, "") for a in self.artifacts
+            },
+        )
+        manifest.find = lambda *wanted: Manifest.find(manifest, *wanted)
+        bundle: Any = SimpleNamespace(
+            manifest=manifest, artifact_path=lambda artifact: self.root / artifact.path
+        )
+        return open_executorch(bundle, EngineOptions(self.precision, device, threads))
+
+
+def golden(name: str) -> tuple[TarFlowConfig, dict[str, np.ndarray]]:
+    state = torch.load(GOLDEN / name, weights_only=True)
+    tensors = {n: t.numpy() for n, t in state.items() if not n.endswith("attn_mask")}
+    shapes = {n: t.shape for n, t in tensors.items()}
+    return infer_config(shapes, name, ConfigOverrides()), tensors
+
+
+def without_nvp() -> tuple[TarFlowConfig, BlockWeights]:
+    """A volume-preserving block whose biases are all zero, and so equal in their bytes."""
+    config = TarFlowConfig(1, 6, 2, 64, 1, 1, 0, False, 32, 2, TrainingNoise("gaussian", 0.1))
+    torch.manual_seed(0)
+    module = TarFlowBlock(config)
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+    network = {n: p.detach().numpy() for n, p in module.named_parameters()}
+    rng = np.random.default_rng(0)
+    pos = rng.standard_normal((config.num_patches, config.channels), np.float32)
+    return config, BlockWeights(network, pos, np.zeros((1, config.channels), np.float32))
+
+
+def export(
+    root: Path,
+    config: TarFlowConfig,
+    weights: BlockWeights,
+    block: int,
+    precision: str,
+    **options: Any,
+) -> Exported:
+    stage = next(s for s in config.flow_spec().ar_blocks if s.block == block)
+    found = ExecuTorchTarget().export_block(
+        root, config, stage, weights, precision, TargetOptions(**options)
+    )
+    return Exported(root, config, stage, weights, tuple(found))
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    """Lowered once: static windows, a dynamic window, and float16 without nvp."""
+    root = tmp_path_factory.mktemp("programs")
+    config, tensors = golden("tiny_cond_model_4_128_3_2_0.05.pth")
+    found = {}
+    for b in (0, 1):  # from one template
+        own = {n: a for n, a in tensors.items() if n.startswith(f"blocks.{b}.")}
+        weights = block_weights(own, b)
+        found[f"static{b}"] = export(root, config, weights, b, "fp32", windows=(1, 4))
+    config, tensors = golden("tiny_uncond_model_2_64_2_1_0.10.pth")
+    own = {n: a for n, a in tensors.items() if n.startswith("blocks.1.")}
+    weights = block_weights(own, 1)
+    found["dynamic"] = export(root / "dynamic", config, weights, 1, "fp32", executorch_dynamic=True)
+    config, weights = without_nvp()
+    found["fp16"] = export(root / "fp16", config, weights, 0, "fp16", windows=(1,))
+    return found
+
+
+@pytest.fixture(scope="module")
+def shim_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        if HAS_COMPILER:
+            build.build()
+    return cache
+
+
+@pytest.fixture(params=["shim", "python"])
+def runtime(
+    request: pytest.FixtureRequest,
+    shim_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[str]:
+    """Runs a test with each of the two runtimes."""
+    if request.param == "shim" and not HAS_COMPILER:
+        pytest.skip("no C++ compiler")
+    cache = shim_cache if request.param == "shim" else tmp_path
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    yield request.param
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+
+def noise(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def reference(
+    exported: Exported, x: np.ndarray, class_row: np.ndarray, q_scale: float = 1.0
+) -> np.ndarray:
+    """[2, T, D]: xa and xb of the float32 torch module over the whole sequence."""
+    module = exported.weights.module(exported.config)
+    context = torch.from_numpy(exported.weights.pos + class_row)[None]
+    with torch.no_grad():
+        xa, xb, _ = module(torch.from_numpy(x)[None], context, None, torch.tensor([q_scale]))
+    return torch.cat([xa, xb]).numpy()
+
+
+def begin(stage: ARStage, exported: Exported, q_scale: float | None = None) -> None:
+    """One branch of class row 0, or two: class row 0, and the mean with scaled queries."""
+    classes = exported.weights.classes
+    if q_scale is None:
+        stage.begin(exported.weights.pos, classes[:1][None], np.ones(1, np.float32))
+    else:
+        rows = np.stack([classes[0], classes[-1]])[:, None]
+        stage.begin(exported.weights.pos, rows, np.array([1, q_scale], np.float32))
+
+
+def run(stage: ARStage, x: np.ndarray, window: int) -> np.ndarray:
+    """[branches, 2, T, D] through windows of one length."""
+    parts = []
+    for position in range(0, len(x), window):
+        xa, xb = stage.step(x[None, position : position + window], position)
+        parts.append(np.stack([xa[:, 0], xb[:, 0]], 1))
+    return np.concatenate(parts, 2)
+
+
+def spoil(stage: ARStage, exported: Exported) -> None:
+    """Overwrite every row of the cache with wrong values, so that none is right by chance."""
+    D = exported.config.patch_dim
+    for position in range(exported.config.num_patches):
+        stage.step(np.full((1, 1, D), 3.0, np.float32), position)
+
+
+# ---- parity --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["static0", "static1", "dynamic", "fp16"])
+@pytest.mark.parametrize("window", [1, 4, 5, None])
+def test_step_matches_torch(
+    programs: dict[str, Exported], runtime: str, name: str, window: int | None
+) -> None:
+    exported = programs[name]
+    x = noise(1, exported.config.num_patches, exported.config.patch_dim)
+    engine = exported.engine()
+    stage = engine.open(exported.block)
+    begin(stage, exported)
+    spoil(stage, exported)
+    found = run(stage, x, window or len(x))[0]
+    again = run(stage, x, window or len(x))[0]
+    stage.close()
+    engine.close()
+    wanted = reference(exported, x, exported.weights.classes[0])
+    np.testing.assert_allclose(found, wanted, atol=TOLERANCE[exported.precision], rtol=0)
+    assert found.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("name", ["static1", "dynamic", "fp16"])
+def test_guided_is_two_passes(programs: dict[str, Exported], runtime: str, name: str) -> None:
+    exported = programs[name]
+    x = noise(2, exported.config.num_patches, exported.config.patch_dim)
+    engine = exported.engine()
+    stage = engine.open(exported.block, branches=2, scaled_queries=True)
+    begin(stage, exported, q_scale=1 / 0.7)
+    spoil(stage, exported)
+    found = run(stage, x, 5)
+    stage.close()
+    engine.close()
+    tolerance = TOLERANCE[exported.precision]
+    classes = exported.weights.classes
+    for branch, (row, scale) in enumerate([(classes[0], 1.0), (classes[-1], 1 / 0.7)]):
+        wanted = reference(exported, x, row, scale)
+        np.testing.assert_allclose(found[branch], wanted, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["static0", "static1", "dynamic", "fp16"])
+def test_vjp_is_autograd(programs: dict[str, Exported], runtime: str, name: str) -> None:
+    exported = programs[name]
+    T, D = exported.config.num_patches, exported.config.patch_dim
+    x, context = noise(3, T, D), exported.weights.pos + exported.weights.classes[0]
+    grads = noise(4, 2, T, D) * 1e6  # far outside of float16
+    engine = exported.engine()
+    vjp = engine.open_vjp(exported.block)
+    found = vjp.run(x, context, *grads)
+    zero = vjp.run(x, context, np.zeros_like(x), np.zeros_like(x))
+    vjp.close()
+    engine.close()
+    leaf = torch.from_numpy(x)[None].requires_grad_()
+    outputs = exported.weights.module(exported.config)(leaf, torch.from_numpy(context)[None])[:2]
+    total = sum((o[0] * torch.from_numpy(g)).sum() for o, g in zip(outputs, grads, strict=True))
+    assert isinstance(total, torch.Tensor)
+    wanted = torch.autograd.grad(total, leaf)[0][0].numpy()
+    error = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert error < GRADIENT_TOLERANCE[exported.precision]
+    assert not zero.any()
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
+def test_both_runtimes_give_the_same_bits(
+    programs: dict[str, Exported],
+    shim_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exported = programs["static1"]
+    x = noise(5, exported.config.num_patches, exported.config.patch_dim)
+    found = {}
+    for cache in (shim_cache, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        engine = exported.engine()
+        stage = engine.open(exported.block)
+        begin(stage, exported)
+        found[engine.info.version] = run(stage, x, 1).tobytes()
+        stage.close()
+        engine.close()
+    assert sorted(name.split("(")[1] for name in found) == ["python)", "torch-free shim)"]
+    assert len(set(found.values())) == 1
+
+
+# ---- the file ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["static0", "dynamic", "fp16"])
+def test_weights_are_stored_once(programs: dict[str, Exported], name: str) -> None:
+    """The rest, graphs of all methods, took 115 to 180 KB."""
+    exported = programs[name]
+    width = 4 if exported.precision == "fp32" else 2
+    weights = sum(array.size * width for array in exported.weights.network.values())
+    assert weights < exported.path.stat().st_size < weights + 220_000
+
+
+def test_heavy_operators_are_delegated(programs: dict[str, Exported]) -> None:
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    program = deserialize_pte_binary(programs["static0"].path.read_bytes()).program
+    operators = {plan.name: {op.name for op in plan.operators} for plan in program.execution_plan}
+    assert set(operators) == {"step1", "step4", "guided1", "guided4", "vjp"}
+    outside = {"aten::native_layer_norm", "aten::index_put_", "aten::_to_copy", "aten::to.dtype"}
+    assert not {n for n in operators["step1"] if "mm" in n or "softmax" in n or "gelu" in n}
+    assert outside >= {"aten::index_put_"} and "aten::index_put_" in operators["step1"]
+    assert not {n for n in operators["vjp"] if "mm" in n or "softmax" in n or "linear" in n}
+
+
+def test_template_refuses_a_file_without_the_weights(tmp_path: Path) -> None:
+    marked = stand_ins({"w": np.zeros((4, 4), np.float32)})
+    path = tmp_path / "other.pte"
+    path.write_bytes(b"no weights here")
+    with pytest.raises(EngineError, match="did not store w as it is"):
+        ProgramTemplate(path, marked)
+
+
+def test_template_replaces_every_copy(tmp_path: Path) -> None:
+    weights = {f"w{i}": noise(i, 3, 5).astype(np.float16) for i in range(3)}
+    marked = stand_ins(weights)
+    source = tmp_path / "source"
+    source.write_bytes(b"head" + b"gap".join(a.tobytes() for a in [*marked.values(), marked["w1"]]))
+    ProgramTemplate(source, marked).write(tmp_path / "target", weights)
+    wanted = b"head" + b"gap".join(a.tobytes() for a in [*weights.values(), weights["w1"]])
+    assert (tmp_path / "target").read_bytes() == wanted
+
+
+# ---- the engine ----------------------------------------------------------------------------------
+
+
+def test_non_finite_rows_are_forgotten(programs: dict[str, Exported], runtime: str) -> None:
+    exported = programs["static1"]
+    x = noise(6, exported.config.num_patches, exported.config.patch_dim)
+    engine = exported.engine()
+    with_nan = engine.open(exported.block)
+    begin(with_nan, exported)
+    bad = np.full_like(x, np.inf)
+    assert not np.isfinite(run(with_nan, bad, 4)).any()
+    with_nan.close()
+    stage = engine.open(exported.block)
+    begin(stage, exported)
+    found = run(stage, x, 1)[0]
+    stage.close()
+    engine.close()
+    wanted = reference(exported, x, exported.weights.classes[0])
+    np.testing.assert_allclose(found, wanted, atol=TOLERANCE["fp32"], rtol=0)
+
+
+def test_two_stages_of_a_block_have_caches_of_their_own(
+    programs: dict[str, Exported], runtime: str
+) -> None:
+    exported = programs["static0"]
+    xs = [noise(seed, exported.config.num_patches, exported.config.patch_dim) for seed in (7, 8)]
+    engine = exported.engine()
+    stages = [engine.open(exported.block) for _ in xs]
+    for stage in stages:
+        begin(stage, exported)
+    found: list[list[np.ndarray]] = [[], []]
+    for position in range(len(xs[0])):
+        for i, stage in enumerate(stages):
+            _, xb = stage.step(xs[i][None, position : position + 1], position)
+            found[i].append(xb[0, 0].copy())
+    for stage in stages:
+        stage.close()
+        stage.close()  # does nothing
+    engine.close()
+    for i, x in enumerate(xs):
+        wanted = reference(exported, x, exported.weights.classes[0])[1]
+        np.testing.assert_allclose(np.concatenate(found[i]), wanted, atol=5e-6, rtol=0)
+
+
+def test_thread_pool_is_resized_only_when_unused(
+    programs: dict[str, Exported], runtime: str
+) -> None:
+    exported = programs["static0"]
+    x = noise(9, exported.config.num_patches, exported.config.patch_dim)
+    found = {}
+    for threads in (1, 2, 1):
+        engine, other = exported.engine(threads), exported.engine(3 - threads)
+        stage = engine.open(exported.block)
+        begin(stage, exported)
+        found[threads] = run(stage, x, 4).tobytes()
+        with pytest.raises(EngineError, match=f"programs with threads={threads} are open"):
+            other.open(exported.block)
+        stage.close()
+        engine.close()
+        other.close()
+    assert found[1] == found[2]
+
+
+def test_errors_name_what_is_wrong(
+    programs: dict[str, Exported], runtime: str, tmp_path: Path
+) -> None:
+    exported = programs["static0"]
+    with pytest.raises(UsageError, match="no device 'cuda': choose from cpu"):
+        exported.engine(device="cuda")
+    with pytest.raises(UsageError, match="threads is 0"):
+        exported.engine(threads=0)
+    engine = exported.engine()
+    with pytest.raises(EngineError, match="one picture at a time, not 2"):
+        engine.open(exported.block, num_images=2)
+    engine.close()
+    step_only = Exported(
+        exported.root, exported.config, exported.block, exported.weights, exported.artifacts[:1]
+    )
+    engine = step_only.engine()
+    with pytest.raises(EngineError, match="no 2-branch step method of block0"):
+        engine.open(exported.block, branches=2)
+    with pytest.raises(EngineError, match="no denoising method of block0"):
+        engine.open_vjp(exported.block)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"not a program at all" * 50, lambda data: data[: len(data) // 40]],
+    ids=["garbage", "truncated"],
+)
+def test_damaged_program_is_refused(
+    programs: dict[str, Exported],
+    runtime: str,
+    tmp_path: Path,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    exported = programs["static0"]
+    copy = tmp_path / exported.artifacts[0].path
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(damage(exported.path.read_bytes()))
+    broken = Exported(
+        tmp_path, exported.config, exported.block, exported.weights, exported.artifacts
+    )
+    engine = broken.engine()
+    with pytest.raises((BundleError, EngineError), match=r"block0\.pte"):
+        stage = engine.open(exported.block)
+        begin(stage, exported)
+        stage.step(np.zeros((1, 1, exported.config.patch_dim), np.float32), 0)
+    engine.close()
+
+
+def test_program_of_another_shape_is_refused(programs: dict[str, Exported], runtime: str) -> None:
+    """A manifest may promise what its programs do not hold."""
+    real, claimed = programs["static0"], programs["dynamic"]
+    artifact = Artifact(
+        **{**real.artifacts[0].__dict__, "stage": claimed.block.name, "windows": (1, 2)}
+    )
+    lie = Exported(real.root, claimed.config, claimed.block, claimed.weights, (artifact,))
+    engine = lie.engine()
+    stage = engine.open(claimed.block)
+    begin(stage, lie)
+    D = claimed.config.patch_dim
+    with pytest.raises(EngineError, match=r"block0\.pte.*'step1'"):
+        stage.step(np.zeros((1, 1, D), np.float32), 0)
+    with pytest.raises(EngineError, match=r"block0\.pte.*'step2'"):
+        stage.step(np.zeros((1, 2, D), np.float32), 0)
+    stage.close()
+    engine.close()
+
+
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "find_wheel", lambda: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'flowship\[executorch\]'"):
+        executorch_program.find_runtime()
+    with pytest.raises(MissingExtraError, match=r"pip install 'flowship\[executorch\]'"):
+        build.build()
+
+
+def test_build_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(EngineError, match=r"no C\+\+ compiler 'no-such-compiler'"):
+        build.build()
+    monkeypatch.setattr(build, "LIBRARIES", ("executorch_nowhere",))
+    with pytest.raises(EngineError, match=r"has no lib/libexecutorch_nowhere\.so"):
+        build.build()
+
+
+def test_engine_module_imports_neither_package() -> None:
+    code = (
+        "import sys, flowship.runtime.engines.executorch; "
+        "sys.exit('torch' in sys.modules or 'executorch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
+def test_shim_runs_without_torch(programs: dict[str, Exported], shim_cache: Path) -> None:
+    exported = programs["dynamic"]
+    D, C = exported.config.patch_dim, exported.config.channels
+    code = f"""
+import sys, numpy as np
+from pathlib import Path
+from flowship.runtime.engines.executorch_program import find_runtime
+program = find_runtime().open(Path({str(exported.path)!r}))
+x, context = np.ones((1, 3, {D}), np.float32), np.ones((1, 3, {C}), np.float32)
+ab = np.zeros((1, 3, {2 * D}), np.float32)
+program.bind("step", [x, context, np.arange(3)], ab)()
+program.close()
+sys.exit(not ab.any() or "torch" in sys.modules)
+"""
+    environment = {"XDG_CACHE_HOME": str(shim_cache), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert done.returncode == 0
