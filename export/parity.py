@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 MAX_ABS_ERROR = {"fp32": 1e-4}  # on (xa, xb), and on images
 MIN_PSNR_DB = {"fp16": 50.0}  # of images, peak 2, worst picture; fp16 itself gives 58 to 83 dB
 MAX_GRADIENT_ERROR = {"fp32": 1e-4, "fp16": 2e-2}  # of the vector-Jacobian product, relative
-SPOT_PATCHES = 80  # patches of every block that a spot check runs
+SPOT_PATCHES = 80  # of every block in a spot check: windows 1, 1, 2, 3, 8, 31, 2, 3, 8, 21
 ATTN_TEMP = 0.7  # any value but 1, so that the query scale is seen
 SEED_DOMAIN = 3  # noise of checks is apart from the noise of pictures
 
@@ -47,25 +47,31 @@ def fresh_noise(seed: int, *shape: int) -> Floats:
 
 
 def check_block(
-    engine: Engine, reference: ReferenceBlock, whole: bool, denoise: bool, seed: int
+    engine: Engine,
+    reference: ReferenceBlock,
+    *,
+    patches: int,
+    at_once: bool,
+    denoise: bool,
+    seed: int,
 ) -> BlockError:
     """Run one block's artifacts on fresh patches and compare with torch.
 
     Args:
-        whole: all T patches, or the first SPOT_PATCHES.
+        patches: how many of the T patches go through windows of every length.
+        at_once: run all T patches in one more call (a chain of calls where windows are static).
         denoise: check the vector-Jacobian graph too.
         seed: of the patches.
     """
     config = reference.module.config
-    T, D = config.num_patches, config.patch_dim
-    x = fresh_noise(seed, 1, T, D)
+    x = fresh_noise(seed, 1, config.num_patches + 1, config.patch_dim)
     label = 0 if config.num_classes else None
-    count = T - 1 if whole else min(T - 1, SPOT_PATCHES)
-    pairs = list(_step_pairs(engine, reference, x, label, count)) if count else []
-    errors = [float(np.abs(found - wanted).max()) for found, wanted, _ in pairs]
-    psnrs = [psnr_db(_apply(x, found), _apply(x, wanted)) for found, wanted, _ in pairs]
-    gradient = _gradient_error(engine, reference, x[0], label, seed) if denoise else None
-    return BlockError(max(errors, default=0.0), min(psnrs, default=float("inf")), gradient)
+    errors, psnrs = [], []
+    for found, wanted in _step_pairs(engine, reference, x, label, patches, at_once):
+        errors.append(float(np.abs(found - wanted).max()))
+        psnrs.append(psnr_db(_apply(x, found), _apply(x, wanted)))
+    gradient = _gradient_error(engine, reference, x[0, :-1], label, seed) if denoise else None
+    return BlockError(max(errors), min(psnrs), gradient)
 
 
 def _apply(x: Floats, ab: Floats) -> Floats:
@@ -76,23 +82,32 @@ def _apply(x: Floats, ab: Floats) -> Floats:
 
 
 def _step_pairs(
-    engine: Engine, reference: ReferenceBlock, x: Floats, label: int | None, count: int
-) -> Iterator[tuple[Floats, Floats, str]]:
-    """(found, wanted, what) for the plain and the guided graph; [1, count, 2D] each."""
+    engine: Engine,
+    reference: ReferenceBlock,
+    x: Floats,
+    label: int | None,
+    count: int,
+    at_once: bool,
+) -> Iterator[tuple[Floats, Floats]]:
+    """(found, wanted) for the plain and the guided graph; [1, W, 2D] each."""
     classes = reference.weights.classes
     row = -1 if label is None else label
     with closing(engine.open(reference.block)) as stage:
         rows = classes[row][None, None]
         stage.begin(reference.weights.pos, rows, np.ones(1, np.float32))
         found = _run_chain(stage, x, count)
-    yield found[0], _wanted(reference, x, classes[row], count, 1.0), "step"
+        if at_once:
+            T = len(reference.weights.pos)
+            every = np.concatenate(stage.step(np.ascontiguousarray(x[:, :T]), 0), -1)
+            yield every[0], _wanted(reference, x, classes[row], T, 1.0)
+    yield found[0], _wanted(reference, x, classes[row], count, 1.0)
     opened = engine.open(reference.block, branches=2, scaled_queries=True)
     with closing(opened) as stage:
         rows = classes[[row, -1]][:, None]
         stage.begin(reference.weights.pos, rows, np.array([1, 1 / ATTN_TEMP], np.float32))
         found = _run_chain(stage, x, count)
-    yield found[0], _wanted(reference, x, classes[row], count, 1.0), "guided"
-    yield found[1], _wanted(reference, x, classes[-1], count, 1 / ATTN_TEMP), "unconditional"
+    yield found[0], _wanted(reference, x, classes[row], count, 1.0)
+    yield found[1], _wanted(reference, x, classes[-1], count, 1 / ATTN_TEMP)
 
 
 def _run_chain(stage: ARStage, x: Floats, count: int) -> Floats:

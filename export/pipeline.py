@@ -16,6 +16,7 @@ import numpy.typing as npt
 from .. import __version__
 from ..runtime.atomic import atomic_folder
 from ..runtime.bundle import Bundle
+from ..runtime.convergence import measure_floor, measure_profile
 from ..runtime.engines import EngineOptions, find_engine
 from ..runtime.engines.base import Engine
 from ..runtime.errors import UsageError
@@ -30,12 +31,13 @@ from ..runtime.manifest import (
     Manifest,
     Quality,
 )
+from ..runtime.model import Model
 from ..runtime.normal import normals
-from ..runtime.plan import PLAN, Plan
+from ..runtime.plan import PLAN, PlanFile
 from ..runtime.progress import ProgressLine
 from .checkpoint import Checkpoint
 from .families.tarflow import ConfigOverrides
-from .parity import BlockError, check_block, refuse_if_bad
+from .parity import SPOT_PATCHES, BlockError, check_block, refuse_if_bad
 from .quality import Judge, make_golden_pictures
 from .reference import ReferenceBlock
 from .targets import TARGETS, Target, TargetOptions, checking_engine
@@ -150,10 +152,12 @@ class _Export:
         self.whole = (
             calls <= FULL_CHECK_CALLS and checkpoint.num_parameters <= FULL_CHECK_PARAMETERS
         )
+        # Shares of the time. Gradients of long sequences are nearly all of a spot check.
+        self.converting, self.checking = (0.6, 0.2) if self.whole else (0.15, 0.85)
 
     def run(self) -> Manifest:
         artifacts, arrays = self._convert()
-        (self.root / PLAN).write_text(Plan().dumps())
+        (self.root / PLAN).write_text(PlanFile().dumps())
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             flowship_version=__version__,
@@ -170,6 +174,7 @@ class _Export:
         errors = self._check_blocks(bundle)
         manifest = replace(manifest, quality=tuple(self._judge(bundle, errors)))
         if self.whole:
+            self._write_profile(bundle)
             manifest = self._add_golden_pictures(manifest)
         (self.root / MANIFEST).write_text(manifest.dumps())
         self.progress.clear()
@@ -185,7 +190,8 @@ class _Export:
             for name, array in (("pos", weights.pos), ("classes", weights.classes)):
                 arrays[f"{stage.name}.{name}"] = self._write_array(f"{stage.name}.{name}", array)
             for job in self.jobs:
-                self.progress.update(0.6 * done / total, f"converting {stage.name} to {job}")
+                fraction = self.converting * done / total
+                self.progress.update(fraction, f"converting {stage.name} to {job}")
                 options, precision = self.request.options, job.precision
                 artifacts += job.target.export_block(
                     self.root, self.config, stage, weights, precision, options
@@ -205,7 +211,11 @@ class _Export:
             if path.name.startswith("."):
                 continue
             relative = path.relative_to(self.root).as_posix()
-            yield relative, FileEntry(path.stat().st_size, sha256_of(path))
+            yield relative, self._file_entry(relative)
+
+    def _file_entry(self, relative: str) -> FileEntry:
+        path = self.root / relative
+        return FileEntry(path.stat().st_size, sha256_of(path))
 
     def _golden_noise(self) -> Golden:
         noise = normals(GOLDEN_NOISE_SEED, self.config.num_patches * self.config.patch_dim)
@@ -227,31 +237,39 @@ class _Export:
         """The worst block of each job (and the engine that ran it); raises ParityError."""
         worst: dict[Job, tuple[BlockError, str]] = {}
         total, done = len(self.jobs) * len(self.spec.ar_blocks), 0
-        for job in self.jobs:
-            with closing(self._open_engine(bundle, job)) as engine:
-                for stage in self.spec.ar_blocks:
-                    self.progress.update(0.6 + 0.2 * done / total, f"checking {stage.name}, {job}")
-                    reference = ReferenceBlock(self.checkpoint, stage)
-                    denoise = self._has_denoise(bundle, job)
-                    found = check_block(engine, reference, self.whole, denoise, seed=stage.block)
-                    refuse_if_bad(f"{job}, {stage.name}", job.precision, found)
+        for stage in self.spec.ar_blocks:
+            reference = ReferenceBlock(self.checkpoint, stage)
+            for job in self.jobs:
+                fraction = self.converting + self.checking * done / total
+                self.progress.update(fraction, f"checking {stage.name}, {job}")
+                # An engine of its own for each block: closing it frees the block before the next.
+                with closing(self._open_engine(bundle, job)) as engine:
+                    found = check_block(
+                        engine,
+                        reference,
+                        patches=self._patches_checked,
+                        at_once=self.whole or stage == self.spec.ar_blocks[0],
+                        denoise=self._has_denoise(bundle, job),
+                        seed=stage.block,
+                    )
                     worst[job] = _worse(worst.get(job), found, engine)
-                    done += 1
-                    del reference  # before the next block is read
-        return worst
+                refuse_if_bad(f"{job}, {stage.name}", job.precision, found)
+                done += 1
+            del reference  # before the next block is read
+        return {job: worst[job] for job in self.jobs}
 
     def _judge(
         self, bundle: Bundle, errors: dict[Job, tuple[BlockError, str]]
     ) -> Iterator[Quality]:
         judge = Judge(self.checkpoint, self.request.data) if self.whole else None
         for i, (job, (error, version)) in enumerate(errors.items()):
-            self.progress.update(0.8 + 0.2 * i / len(errors), f"decoding pictures, {job}")
+            self.progress.update(0.8 + 0.1 * i / len(errors), f"decoding pictures, {job}")
             quality = Quality(
                 engine=job.target.engine,
                 precision=job.precision,
                 checked_with=version,
                 check="full" if self.whole else "spot",
-                inputs=self._describe_inputs(),
+                inputs=self._describe_inputs(self._has_denoise(bundle, job)),
                 max_abs_error=error.max_abs_error,
                 psnr_db=error.psnr_db if np.isfinite(error.psnr_db) else None,
             )
@@ -260,23 +278,54 @@ class _Export:
                     quality = judge.judge(bundle, engine, quality)
             yield quality
 
-    def _describe_inputs(self) -> str:
+    @property
+    def _patches_checked(self) -> int:
+        """How many patches of each block go through windows of every length."""
+        T = self.config.num_patches
+        return T if self.whole else min(T, SPOT_PATCHES)
+
+    def _describe_inputs(self, denoise: bool) -> str:
+        T, first = self.config.num_patches, self.spec.ar_blocks[0]
+        gradient = f"; denoising gradient of all {T} patches of every block" if denoise else ""
         if self.whole:
-            return "standard normal patches, every patch of every block; PSNR of decoded images"
+            return (
+                "standard normal patches, every patch of every block in windows and in one call"
+                f"{gradient}; PSNR of decoded images"
+            )
         return (
-            "standard normal patches, the first patches of every block in windows; "
-            "PSNR of the patches they give"
+            f"standard normal patches, the first {self._patches_checked} of every block in "
+            f"windows, all {T} of {first.name} in one call{gradient}; PSNR of the patches they give"
         )
 
+    def _write_profile(self, bundle: Bundle) -> None:
+        """Measure convergence with the best engine that takes any window, and rounding with all."""
+        floors, profiler = {}, None
+        for job in self.jobs:
+            with closing(self._open_engine(bundle, job)) as engine:
+                floors[str(job)] = measure_floor(Model(bundle, engine))
+            if (job.target.engine, job.precision) == ("onnx", "fp32"):
+                profiler = job
+        if profiler is None or self.request.options.onnx_form != "gqa":
+            return
+        with closing(self._open_engine(bundle, profiler)) as engine:
+            profile = measure_profile(Model(bundle, engine), floors, self._tell_profile)
+        (self.root / PLAN).write_text(PlanFile(profile=profile).dumps())
+
+    def _tell_profile(self, fraction: float) -> None:
+        self.progress.update(0.9 + 0.08 * fraction, "measuring convergence in windows")
+
     def _add_golden_pictures(self, manifest: Manifest) -> Manifest:
-        bundle = Bundle(self.root, manifest)
+        files = manifest.files | {PLAN: self._file_entry(PLAN)}
+        bundle = Bundle(self.root, replace(manifest, files=files))
         pictures = []
         for job in self.jobs:
             self.progress.update(0.99, f"golden pictures, {job}")
             with closing(self._open_engine(bundle, job)) as engine:
                 pictures += make_golden_pictures(bundle, engine, self.root, job.target.engine)
         golden = replace(manifest.golden, pictures=tuple(pictures))
-        return replace(manifest, golden=golden, files=dict(self._hash_files()))
+        changed = [PLAN, *(picture.path for picture in pictures)]
+        files = manifest.files | {path: self._file_entry(path) for path in changed}
+        return replace(manifest, golden=golden, files=files)
 
 
 def _worse(

@@ -45,9 +45,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         UsageError: the folder does not exist, or ``path`` is a folder.
     """
+    check_file(path)
     given = Path(path)
-    if given.is_dir():
-        raise UsageError(f"{path} is a folder: name a file")
     if given.exists() and not given.is_file():
         with given.open("wb") as file:
             yield file
@@ -64,6 +63,17 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
         raise
     _sync(target.parent)
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Refuse what atomic_file() would refuse, before hours of work and not after them.
+
+    Raises:
+        UsageError: the folder does not exist, or ``path`` is a folder.
+    """
+    if Path(path).is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
+    _resolve(path)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from .spec import FlowSpec
 Floats = npt.NDArray[np.float32]
 
 EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mnist.flowship"
+EMBEDDED_NAME = "embedded"  # names it where a bundle must be named; ./embedded is a file
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers leave them behind
 
 
@@ -67,12 +68,13 @@ class Bundle:
 
     @staticmethod
     def open(path: str | os.PathLike[str] | None = None) -> Bundle:
-        """Open a bundle folder or a zip of one; None opens the one inside the package.
+        """Open a bundle folder or a zip of one; None or "embedded" the one inside the package.
 
         Raises:
             BundleError: incomplete, damaged, hostile, too new, or not a bundle at all.
         """
-        place = EMBEDDED if path is None else Path(path)
+        embedded = path in (None, EMBEDDED_NAME)
+        place = EMBEDDED if embedded else Path(path or "")
         try:
             if place.is_dir():
                 return _open_folder(place)
@@ -82,7 +84,7 @@ class Bundle:
             raise BundleError(f"{place}: {error}") from error
         except OSError as error:
             raise BundleError(f"{place} cannot be read: {error.strerror or error}") from error
-        if path is None:
+        if embedded:
             raise BundleError(f"this installation has no embedded bundle ({place}): name a bundle")
         what = "is neither a folder nor a zip" if place.exists() else "does not exist"
         raise BundleError(f"{place} {what}: expected a bundle, such as NAME.flowship")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -21,6 +22,7 @@ COMMANDS = {
     "export": ("export.command", "turn a trained checkpoint into a bundle"),
     "inspect": ("runtime.commands.inspect", "show what is inside a bundle or a checkpoint"),
     "verify": ("runtime.commands.verify", "prove that a bundle is whole and computes right"),
+    "plan": ("runtime.commands.plan", "choose the sampler's windows for this device"),
     "score": ("runtime.commands.score", "exact likelihood of pictures, in bits per dimension"),
     "encode": ("runtime.commands.encode", "pictures to latents"),
     "decode": ("runtime.commands.decode", "latents to images"),
@@ -61,16 +63,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = f"flowship {command}" if command else "flowship"
     try:
         parsed = build_parser(command).parse_args(arguments)
-        return int(_import(COMMANDS[parsed.command][0]).run(parsed))
+        status = int(_import(COMMANDS[parsed.command][0]).run(parsed))
+        sys.stdout.flush()  # so that a closed pipe is met here
+        return status
     except FlowshipError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _complain(name, str(error))
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print(f"{name}: cancelled, nothing was written", file=sys.stderr)
+        _complain(name, "cancelled")
         return 130
     except BrokenPipeError:  # such as `flowship inspect ... | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
     except OSError as error:
-        print(f"{name}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(name, f"{place}{error.strerror or error}")
         return 1
+    except MemoryError as error:
+        _complain(name, f"out of memory{f': {error}' * bool(str(error))}")
+        return 1
+
+
+def _complain(name: str, message: str) -> None:
+    """One line on stderr, also of messages from libraries that have several."""
+    lines = (line.strip() for line in message.splitlines())
+    print(f"{name}: {' '.join(line for line in lines if line)}", file=sys.stderr)

@@ -55,7 +55,7 @@ class Decoding:
         """
         for index, block in enumerate(self._model.bundle.spec.ar_blocks):
             guidance = self._guidance if block.guided else Guidance()
-            window = self._plan.window(block.name)
+            window = self._plan.window(block.name, guidance.branches == 2)
             size = self._model.together(block, len(self.state), guidance, window)
             for first in range(0, len(self.state), size):
                 pictures = slice(first, min(first + size, len(self.state)))
@@ -71,8 +71,10 @@ class Decoding:
             if window == 1:
                 calls = invert_sequential(stage, x, guidance, weights)
             else:
+                window = max(w for w in stage.windows or (window,) if w <= window)
+                pays = self._plan.min_committed.get(block.name, 0.0)
                 tolerance = self._plan.tolerance
-                calls = invert_windowed(stage, x, guidance, weights, window, tolerance)
+                calls = invert_windowed(stage, x, guidance, weights, window, tolerance, pays)
             for patches in calls:
                 yield Committed(block, index, pictures.start, len(x), patches)
         self._running = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal
 
@@ -32,8 +33,9 @@ from .likelihood import (
 )
 from .model import Labels, Model, to_block_order
 from .normal import normals
-from .plan import PLAN, Plan
+from .plan import PLAN, Plan, PlanFile
 from .recipe import PHILOX_NOISE, Recipe
+from .saved_plans import load_saved_plan
 from .spec import FlowSpec
 
 Floats = npt.NDArray[np.float32]
@@ -65,6 +67,7 @@ class Flow:
         precision: str | None = None,
         threads: int | None = None,
         device: str = "cpu",
+        plan: Plan | Literal["saved", "default"] = "saved",
     ) -> Flow:
         """Open a bundle folder or zip; None opens the Fashion-MNIST one inside the package.
 
@@ -73,6 +76,8 @@ class Flow:
             precision: one that the bundle has for the engine; None takes the first.
             threads: of one engine call; None for the engine's choice. Pictures do not depend on it.
             device: in the engine's words, such as ``cpu``, ``cuda``, ``dml``.
+            plan: ``saved`` is the one that ``flowship plan --save`` measured on this device, or
+                the bundle's where there is none; ``default`` is the bundle's.
 
         Raises:
             BundleError: the bundle is damaged, hostile or too new.
@@ -84,9 +89,16 @@ class Flow:
             raise UsageError(f"threads {threads} is below 1")
         opened = Bundle.open(bundle)
         try:
-            chosen = _choose_precision(opened, engine, precision)
-            running = factory(opened, EngineOptions(chosen, device, threads))
-            plan = Plan.loads(opened.path(PLAN).read_text("utf-8"))
+            chosen = choose_precision(opened, engine, precision)
+            saved = None
+            if plan == "saved":
+                saved = load_saved_plan(opened.sha256, engine, chosen, device)
+            options = EngineOptions(chosen, device, threads)
+            if saved and threads is None:
+                options = replace(options, threads=saved.threads, spinning=saved.spinning)
+            running = factory(opened, options)
+            if not isinstance(plan, Plan):
+                plan = saved.plan if saved else default_plan(opened, engine, chosen)
         except BaseException:
             opened.close()
             raise
@@ -272,6 +284,7 @@ class Flow:
             seeds=tuple(seeds) if noise is None else tuple(range(len(labels))),
             labels=tuple(labels),
             plan_sha256=self.plan.sha256,
+            plan=self.plan,
             guidance=guidance.scale,
             guide_what=guidance.what,
             annealed_guidance=guidance.annealed,
@@ -364,6 +377,12 @@ class Flow:
         self.close()
 
 
+def default_plan(bundle: Bundle, engine: str, precision: str) -> Plan:
+    """The bundle's own plan, its tolerance not below the rounding of this engine and precision."""
+    file = PlanFile.loads(bundle.path(PLAN).read_text("utf-8"))
+    return replace(file.plan, tolerance=file.tolerance(made_for(engine), precision))
+
+
 class _Clock:
     """When to tell, and how long it will take: time so far over patches so far."""
 
@@ -427,9 +446,13 @@ def _check_array(what: str, value: npt.ArrayLike, shape: Sequence[int], words: s
     return array
 
 
-def _choose_precision(bundle: Bundle, engine: str, precision: str | None) -> str:
-    made_for = "coreml" if engine == "coreml-interpreter" else engine
-    there = bundle.manifest.precisions.get(made_for, ())
+def made_for(engine: str) -> str:
+    """The engine whose artifacts it runs: the interpreter runs Core ML's."""
+    return "coreml" if engine == "coreml-interpreter" else engine
+
+
+def choose_precision(bundle: Bundle, engine: str, precision: str | None) -> str:
+    there = bundle.manifest.precisions.get(made_for(engine), ())
     if not there:
         raise UsageError(
             f"the bundle {bundle.manifest.name} has nothing for the engine {engine}: it has "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import BundleError, UsageError
 from .guidance import GuideWhat
 from .hashing import is_sha256
+from .plan import Plan
 from .schema import from_json, parse_json, to_json
 
 RECIPE_VERSION = 1
@@ -28,7 +29,7 @@ class Recipe:
         flowship_version: of the program.
         bundle, bundle_sha256: name of the bundle and hash of its manifest.json.
         engine, engine_version, device, precision: what ran the graphs.
-        plan_sha256: of the sampling plan.
+        plan_sha256, plan: identity of the sampling plan, and the plan itself.
         seeds: of each picture, 0 to 2^64 - 1 (JavaScript loses digits above 2^53); its number in
             the noise where that was given.
         labels: class of each picture, or None.
@@ -56,6 +57,7 @@ class Recipe:
     denoise: bool = False
     noise: str = PHILOX_NOISE
     columns: int | None = None
+    plan: Plan = field(default_factory=Plan)
     recipe_version: int = RECIPE_VERSION
 
     def __post_init__(self) -> None:

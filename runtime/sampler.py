@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float32]
 # attention's values. Far above anything a trained model commits, which is never clipped.
 GUESS_LIMIT = np.float32(1e4)
 LOG_SCALE_LIMIT = np.float32(20.0)
+PATIENCE = 8  # calls between two looks at whether a window pays
 
 
 def invert_sequential(
@@ -57,11 +58,18 @@ def invert_windowed(
     weights: Floats,
     window: int,
     tolerance: float,
+    min_committed: float = 0.0,
 ) -> Iterator[int]:
-    """Sampling of one picture in windows of up to W patches; arguments as above, N = 1."""
+    """Sampling of one picture in windows of up to W patches; arguments as above, N = 1.
+
+    Args:
+        tolerance: largest change of a patch that counts as none.
+        min_committed: where PATIENCE calls commit fewer patches on average, the rest of the block
+            goes on with W = 1. (It depends on the picture alone, never on time.)
+    """
     T = x.shape[1]
     z = x.copy()
-    p = 0
+    p, calls, since = 0, 0, 0
     with np.errstate(over="ignore", invalid="ignore"):
         while p < T - 1:
             n = min(window, T - 1 - p)
@@ -73,6 +81,10 @@ def invert_windowed(
             moved = np.abs(found - x[:, p + 1 : p + n + 1]).max(axis=(0, 2))
             x[:, p + 1 : p + n + 1] = found
             p += 1 + _leading_settled(moved[:-1], tolerance)
+            calls += 1
+            if calls % PATIENCE == 0:
+                window = window if p - since >= PATIENCE * min_committed else 1
+                since = p
             yield p + 1
 
 

@@ -17,10 +17,9 @@ from PIL import Image
 
 from .bundle import Bundle
 from .engines import EngineOptions, find_engine
-from .flow import Flow, draw_noise
+from .flow import Flow, default_plan, draw_noise
 from .images import max_abs_error, psnr_db, to_uint8
 from .normal import normals
-from .plan import PLAN, Plan
 
 Floats = npt.NDArray[np.float32]
 
@@ -82,7 +81,7 @@ def verify_bundle(
             yield Check(label, None, f"{calls} calls for a picture: whole pictures need --full")
             continue
         running = find_engine(name)(bundle, EngineOptions(precision, threads=threads))
-        flow = Flow(bundle, running, Plan.loads(bundle.path(PLAN).read_text("utf-8")))
+        flow = Flow(bundle, running, default_plan(bundle, name, precision))
         try:
             images = yield from _check_round_trips(flow, label)
             yield from _check_golden(flow, name, precision)

@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from ..atomic import check_file
 from ..pictures import read_latents, write_array
 from .options import (
     add_bundle,
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_file(arguments.output)
     warn_if_guidance_is_idle(arguments)
     with open_flow(arguments) as flow:
         warn_if_label_is_idle(arguments, flow.spec)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic import check_file
 from ..likelihood import describe_convention, likelihood
 from ..pictures import write_array
 from .options import (
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_file(arguments.output)
     with open_flow(arguments) as flow:
         warn_if_label_is_idle(arguments, flow.spec)
         names, images = read_all(arguments.images, flow.spec.image)

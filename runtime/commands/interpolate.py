@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic import check_file
 from ..errors import UsageError
 from ..flow import Flow, draw_noise
 from ..generated import Generated
@@ -39,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ends.add_argument("--images", type=Path, nargs=2, metavar="PICTURE", help="the two pictures")
     parser.add_argument("--steps", type=int, default=8, metavar="N", help="pictures in all (8)")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("interpolation.png"), metavar="PNG"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("interpolation.png"),
+        metavar="PNG",
+        help="the strip (%(default)s)",
     )
     add_label(parser)
     add_guidance(parser)
@@ -51,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     steps = arguments.steps
     if not 2 <= steps <= 1000:
         raise UsageError(f"--steps {steps} is not between 2 and 1000")
+    check_file(arguments.output)
     warn_if_guidance_is_idle(arguments)
     with open_flow(arguments) as flow:
         ends = _label_ends(flow, arguments.label)

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..flow import Flow
 from ..guidance import GUIDE_WHAT
 from ..images import Floats
 from ..pictures import read_images
+from ..plan import Plan, PlanFile
 from ..spec import FlowSpec, ImageSpec
 
 MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill the disk
@@ -24,7 +25,8 @@ MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill th
 
 def add_bundle(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """The positional BUNDLE."""
-    text = "bundle folder or zip" + ("; the embedded Fashion-MNIST one if omitted" * optional)
+    text = "bundle folder or zip, or the word embedded (a small Fashion-MNIST model)"
+    text += "; embedded if omitted" * optional
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?" if optional else None, help=text)
 
 
@@ -38,6 +40,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--precision", help="such as fp32, fp16 (the bundle's first for the engine)")
     group.add_argument("--device", default="cpu", help="cpu, cuda, dml, ... (%(default)s)")
+    group.add_argument(
+        "--plan",
+        default="saved",
+        metavar="saved|default|FILE",
+        help="windows of the sampler: this device's (flowship plan --save) or the bundle's (saved)",
+    )
     group.add_argument(
         "--threads", type=int, metavar="N", help="threads of one call (by model size)"
     )
@@ -87,7 +95,22 @@ def open_flow(arguments: argparse.Namespace) -> Flow:
         precision=arguments.precision,
         threads=arguments.threads,
         device=arguments.device,
+        plan=_plan(arguments.plan),
     )
+
+
+def _plan(choice: str | Plan) -> Plan | Literal["saved", "default"]:
+    if isinstance(choice, Plan):
+        return choice
+    if choice in ("saved", "default"):
+        return "saved" if choice == "saved" else "default"
+    try:
+        text = Path(choice).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--plan {choice!r} is neither saved nor default nor a file: {error}"
+        ) from error
+    return PlanFile.loads(text).plan
 
 
 def sampling(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -136,11 +136,19 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run: ``device`` in the engine's own words, ``threads`` None for the default."""
+    """How to run.
+
+    Attributes:
+        device: in the engine's own words.
+        threads: of one call; None for the engine's choice by model size.
+        spinning: whether idle threads wait actively: faster on an idle machine, ruinous on a busy
+            one (engines without such a choice ignore it).
+    """
 
     precision: str
     device: str = "cpu"
     threads: int | None = None
+    spinning: bool = False
 
 
 EngineFactory = Callable[["Bundle", EngineOptions], Engine]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ PROVIDER_PACKAGES = {
     "coreml": "the extra onnx has it on macOS",
     "webgpu": "pip install onnxruntime-webgpu (in place of the extra onnx)",
 }
+IDLE_CACHE_BYTES = 16 << 20  # a closed stage with a larger cache is freed
 MASKED = {"fp32": -1e30, "fp16": -3e4}  # finite, and inside the range of the precision
 _CACHE_DTYPES: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16}
 
@@ -68,6 +70,7 @@ class OnnxEngine:
         threads = options.threads or _default_threads(largest)
         self._keep_sessions = total <= _resident_bytes()
         self._sessions: dict[Artifact, onnxruntime.InferenceSession] = {}
+        self._idle: dict[tuple[str, int, int], list[_GqaStage]] = {}
         version = f"onnxruntime {onnxruntime.__version__}"
         self.info = EngineInfo("onnx", version, options.device, options.precision, threads)
 
@@ -102,10 +105,18 @@ class OnnxEngine:
         folded = branches == 2 and num_images == 1
         if scaled_queries and not folded:
             raise EngineError("the engine onnx runs attn_temp for one picture at a time")
+        idle = self._idle.get((stage.name, branches, num_images))
+        if idle:
+            return idle.pop()
         artifact = self._find(stage, "step", 2 if folded else 1)[0]
         session = self._session(artifact)
         rows = (branches, num_images)
         return _GqaStage(self, session, stage, self._patch_dim, rows, folded)
+
+    def keep_idle(self, stage: _GqaStage) -> None:
+        """Keep a closed stage with its buffers for the next picture, where they are small."""
+        if self._keep_sessions and stage.cache_bytes <= IDLE_CACHE_BYTES:
+            self._idle.setdefault((stage.block.name, *stage.rows), []).append(stage)
 
     def _open_core(self, stage: ARBlock, branches: int) -> ARStage:
         artifacts = self._find(stage, "step", branches)
@@ -121,7 +132,9 @@ class OnnxEngine:
         return _OnnxVjp(session)
 
     def close(self) -> None:
+        self._idle.clear()
         self._sessions.clear()
+        self._keep_sessions = False
 
     @property
     def _patch_dim(self) -> int:
@@ -151,7 +164,8 @@ class OnnxEngine:
         options.intra_op_num_threads, options.inter_op_num_threads = self.info.threads, 1
         options.log_severity_level = 4  # errors come as exceptions
         # Spinning threads burn the other core between two calls and ruin both on a busy machine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        spinning = "1" if self._options.spinning else "0"
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
         try:
@@ -225,7 +239,7 @@ class _GqaStage:
         folded: bool,
     ) -> None:
         self.session, self.block, self.patch_dim = session, block, patch_dim
-        self.rows, self.folded, self.ort = rows, folded, engine._ort
+        self.rows, self.folded, self.ort, self._engine = rows, folded, engine._ort, engine
         self.on_cpu = engine.info.device == "cpu"
         self.output_dim = patch_dim if block.scale == "none" else 2 * patch_dim
         cache_rows = 1 if folded else rows[0] * rows[1]
@@ -239,6 +253,9 @@ class _GqaStage:
             for i in range(block.num_layers)
             for n in "kv"
         }
+        self.cache_bytes = (
+            2 * block.num_layers * prod(shape) * np.dtype(_CACHE_DTYPES[dtype]).itemsize
+        )
         self._bindings: dict[int, _Binding] = {}
         self._pos = self._classes = np.zeros(0, np.float32)
 
@@ -267,8 +284,7 @@ class _GqaStage:
         return binding.xa, binding.xb
 
     def close(self) -> None:
-        self._bindings.clear()
-        self.cache.clear()
+        self._engine.keep_idle(self)
 
 
 class _CoreStage:
