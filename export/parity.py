@@ -96,8 +96,8 @@ def _step_pairs(
         rows = classes[row][None, None]
         stage.begin(reference.weights.pos, rows, np.ones(1, np.float32))
         found = _run_chain(stage, x, count)
-        if at_once:
-            T = len(reference.weights.pos)
+        T = len(reference.weights.pos)
+        if at_once and not (stage.windows and count == T):  # where it would be the same chain again
             every = np.concatenate(stage.step(np.ascontiguousarray(x[:, :T]), 0), -1)
             yield every[0], _wanted(reference, x, classes[row], T, 1.0)
     yield found[0], _wanted(reference, x, classes[row], count, 1.0)

@@ -263,17 +263,18 @@ class _Export:
     ) -> Iterator[Quality]:
         judge = Judge(self.checkpoint, self.request.data) if self.whole else None
         for i, (job, (error, version)) in enumerate(errors.items()):
-            self.progress.update(0.8 + 0.1 * i / len(errors), f"decoding pictures, {job}")
             quality = Quality(
                 engine=job.target.engine,
                 precision=job.precision,
                 checked_with=version,
                 check="full" if self.whole else "spot",
-                inputs=self._describe_inputs(self._has_denoise(bundle, job)),
+                inputs=self._describe_inputs(bundle, job),
                 max_abs_error=error.max_abs_error,
                 psnr_db=error.psnr_db if np.isfinite(error.psnr_db) else None,
             )
             if judge:
+                fraction = self.converting + self.checking + 0.1 * i / len(errors)
+                self.progress.update(fraction, f"decoding pictures, {job}")
                 with closing(self._open_engine(bundle, job)) as engine:
                     quality = judge.judge(bundle, engine, quality)
             yield quality
@@ -284,18 +285,20 @@ class _Export:
         T = self.config.num_patches
         return T if self.whole else min(T, SPOT_PATCHES)
 
-    def _describe_inputs(self, denoise: bool) -> str:
-        T, first = self.config.num_patches, self.spec.ar_blocks[0]
-        gradient = f"; denoising gradient of all {T} patches of every block" if denoise else ""
+    def _describe_inputs(self, bundle: Bundle, job: Job) -> str:
+        T, first = self.config.num_patches, self.spec.ar_blocks[0].name
+        engine, precision = job.target.engine, job.precision
+        static = bundle.manifest.find(engine, precision, "step", first)[0].windows
+        together = "a chain of windows" if static else f"one call (W = T = {T})"
+        words = "standard normal patches, "
         if self.whole:
-            return (
-                "standard normal patches, every patch of every block in windows and in one call"
-                f"{gradient}; PSNR of decoded images"
-            )
-        return (
-            f"standard normal patches, the first {self._patches_checked} of every block in "
-            f"windows, all {T} of {first.name} in one call{gradient}; PSNR of the patches they give"
-        )
+            words += f"every patch of every block in windows and in {together}"
+        else:
+            words += f"the first {self._patches_checked} of every block in windows, all {T} of "
+            words += f"{first} in {together}"
+        if self._has_denoise(bundle, job):
+            words += "; denoising gradient of every block over all patches"
+        return f"{words}; PSNR of {'decoded images' if self.whole else 'the patches they give'}"
 
     def _write_profile(self, bundle: Bundle) -> None:
         """Measure convergence with the best engine that takes any window, and rounding with all."""

@@ -42,12 +42,19 @@ def invert_sequential(
         The number of committed patches after every call.
     """
     T = x.shape[1]
+    guided, scale = guidance.branches == 2, np.empty_like(x[:, :1])
+    known = x[:, :1]
     with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are found at the end
         for p in range(T - 1):
-            xa, xb = guidance.combine(*stage.step(x[:, p : p + 1], p), weights[p : p + 1])
-            following = x[:, p + 1 : p + 2]
-            np.multiply(following, np.exp(xa), out=following)
-            following += xb
+            xa, xb = stage.step(known, p)
+            if guided:
+                xa, xb = guidance.combine(xa, xb, weights[p : p + 1])
+            else:
+                xa, xb = xa[0], xb[0]
+            known = x[:, p + 1 : p + 2]
+            np.exp(xa, out=scale)
+            np.multiply(known, scale, out=known)
+            np.add(known, xb, out=known)
             yield p + 2
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from command_line import Terminal
 from filelock import FileLock
 
 from flowship.export.families.tarflow import ConfigOverrides
@@ -47,6 +48,18 @@ def golden_model(name: str) -> GoldenModel:
 @pytest.fixture(params=GOLDEN_NAMES)
 def golden(request: pytest.FixtureRequest) -> GoldenModel:
     return golden_model(request.param)
+
+
+@pytest.fixture
+def flowship(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Terminal:
+    """The command line, in an empty folder and with no plans saved by this machine's user."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return Terminal(capsys)
 
 
 Exporter = Callable[..., Path]

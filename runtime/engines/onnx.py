@@ -37,14 +37,16 @@ PROVIDER_PACKAGES = {
 }
 IDLE_CACHE_BYTES = 16 << 20  # a closed stage with a larger cache is freed
 MASKED = {"fp32": -1e30, "fp16": -3e4}  # finite, and inside the range of the precision
+# Activations of such windows take more memory than what allocating them again takes time.
+SHRINKING_WINDOW = 256
 _CACHE_DTYPES: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16}
 
 
 class OnnxEngine:
     """Opens the graphs of one bundle and precision as inference sessions.
 
-    Sessions are kept for the next picture as long as all blocks together fit ``resident_bytes``;
-    otherwise one block is in memory at a time.
+    Sessions are kept for the next picture as long as their weights fit a third of the machine's
+    memory; where one more would not, those of the other blocks are closed first.
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
@@ -66,22 +68,22 @@ class OnnxEngine:
                 f"{', '.join(d for d, p in PROVIDERS.items() if p in available)}): "
                 f"{PROVIDER_PACKAGES.get(options.device, 'reinstall it')}"
             )
-        largest, total = self._weight_bytes()
-        threads = options.threads or _default_threads(largest)
-        self._keep_sessions = total <= _resident_bytes()
+        threads = options.threads or _default_threads(self._largest_block_bytes())
+        self._resident_bytes = _resident_bytes()
         self._sessions: dict[Artifact, onnxruntime.InferenceSession] = {}
         self._idle: dict[tuple[str, int, int], list[_GqaStage]] = {}
         version = f"onnxruntime {onnxruntime.__version__}"
         self.info = EngineInfo("onnx", version, options.device, options.precision, threads)
 
-    def _weight_bytes(self) -> tuple[int, int]:
-        manifest, largest, total = self._bundle.manifest, 0, 0
-        for stage in manifest.spec.stages:
-            artifacts = manifest.find("onnx", self._options.precision, "step", stage.name)
-            files = {f for artifact in artifacts for f in artifact.files}
-            size = sum(manifest.files[f].bytes for f in files)
-            largest, total = max(largest, size), total + size
-        return largest, total
+    def _largest_block_bytes(self) -> int:
+        return max(
+            self._weight_bytes(self._find(block, "step", 1)[0])
+            for block in self._bundle.spec.ar_blocks
+        )
+
+    def _weight_bytes(self, artifact: Artifact) -> int:
+        """What a session of it holds: each packs (or maps) a copy of the weights for itself."""
+        return sum(self._bundle.manifest.files[file].bytes for file in artifact.files)
 
     def max_images(self, branches: int, scaled_queries: bool) -> int | None:
         if self._form() == "core":
@@ -115,7 +117,8 @@ class OnnxEngine:
 
     def keep_idle(self, stage: _GqaStage) -> None:
         """Keep a closed stage with its buffers for the next picture, where they are small."""
-        if self._keep_sessions and stage.cache_bytes <= IDLE_CACHE_BYTES:
+        kept = any(stage.session is session for session in self._sessions.values())
+        if kept and stage.cache_bytes <= IDLE_CACHE_BYTES:
             self._idle.setdefault((stage.block.name, *stage.rows), []).append(stage)
 
     def _open_core(self, stage: ARBlock, branches: int) -> ARStage:
@@ -129,12 +132,11 @@ class OnnxEngine:
     def open_vjp(self, stage: ARBlock) -> VJPStage:
         # Each matrix is used as it is and transposed: packing it for both would double the memory.
         session = self._session(self._find(stage, "vjp", 1)[0], prepack=False)
-        return _OnnxVjp(session)
+        return _OnnxVjp(session, self._run_options(shrink=True))
 
     def close(self) -> None:
         self._idle.clear()
         self._sessions.clear()
-        self._keep_sessions = False
 
     @property
     def _patch_dim(self) -> int:
@@ -152,12 +154,20 @@ class OnnxEngine:
 
     def _session(self, artifact: Artifact, prepack: bool = True) -> onnxruntime.InferenceSession:
         if artifact not in self._sessions:
-            if not self._keep_sessions:
+            if sum(map(self._weight_bytes, [artifact, *self._sessions])) > self._resident_bytes:
                 kept = {a: s for a, s in self._sessions.items() if a.stage == artifact.stage}
                 self._sessions = kept
+                self._idle.clear()
             path = self._bundle.artifact_path(artifact)
             self._sessions[artifact] = self._create_session(path, prepack)
         return self._sessions[artifact]
+
+    def _run_options(self, *, shrink: bool) -> Any:
+        """With ``shrink`` the session gives its activations back after each call (CPU only)."""
+        options = self._ort.RunOptions()
+        if shrink and self.info.device == "cpu":
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def _create_session(self, path: Path, prepack: bool) -> onnxruntime.InferenceSession:
         options = self._ort.SessionOptions()
@@ -195,6 +205,7 @@ class _Binding:
         if stage.folded:
             self._inputs["qkv_scale"] = stage.qkv_scale
         self._stage = stage
+        self._options = stage._engine._run_options(shrink=window >= SHRINKING_WINDOW)
         self.io = stage.session.io_binding()
         self._values = stage.cache
         for name, value in stage.cache.items():
@@ -215,7 +226,7 @@ class _Binding:
 
     def run(self) -> None:
         if self._stage.on_cpu:
-            self._stage.session.run_with_iobinding(self.io)
+            self._stage.session.run_with_iobinding(self.io, self._options)
             return
         # Binding copies to the device at that moment, so inputs are bound again for each call.
         for name, array in self._inputs.items():
@@ -356,14 +367,14 @@ class _CoreStage:
 
 
 class _OnnxVjp:
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, session: onnxruntime.InferenceSession, options: Any) -> None:
+        self._session, self._options = session, options
         self._names = [value.name for value in session.get_inputs()]
 
     def run(self, x: Floats, context: Floats, grad_xa: Floats, grad_xb: Floats) -> Floats:
         given = {"x": x, "context": context, "grad_xa": grad_xa, "grad_xb": grad_xb}
         inputs = {name: np.ascontiguousarray(given[name]) for name in self._names}
-        grad: Floats = self._session.run(None, inputs)[0]
+        grad: Floats = self._session.run(None, inputs, self._options)[0]
         return grad
 
     def close(self) -> None:

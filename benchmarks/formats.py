@@ -1,0 +1,300 @@
+"""Rows as markdown, csv, json, jsonl, sqlite and from HTML reports; read back whole from each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ..runtime.atomic import atomic_file
+from ..runtime.errors import BundleError, UsageError
+from ..runtime.schema import from_json, parse_json, to_json
+from .row import EQUAL_DB, Row, summarized
+
+FORMATS = ("md", "csv", "json", "jsonl")
+SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
+SQLITE_SUFFIXES = (".sqlite", ".sqlite3", ".db")
+TABLE = "rows"
+_HINTS = get_type_hints(Row)
+_COLUMNS = [field.name for field in fields(Row)]
+_LISTS = {name for name in _COLUMNS if "tuple" in str(_HINTS[name])}
+_MD_DATA = re.compile(r"<!-- flowship-bench\n(.*?)\n-->", re.DOTALL)
+_HTML_DATA = re.compile(
+    r'<script type="application/json" id="rows">(.*?)</script>', re.DOTALL
+)
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def dumps(rows: Sequence[Row], kind: str) -> str:
+    """Rows as the text of one of FORMATS."""
+    return _WRITERS[kind](rows)
+
+
+def _json(rows: Sequence[Row]) -> str:
+    document = {"rows": [to_json(row) for row in rows]}
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _jsonl(rows: Sequence[Row]) -> str:
+    return "".join(
+        json.dumps(to_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+    )
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows([_cell(row, name) for name in _COLUMNS] for row in rows)
+    return out.getvalue()
+
+
+def _cell(row: Row, name: str) -> Any:
+    """A scalar as it is, None as the empty cell, a list as JSON."""
+    value = getattr(row, name)
+    if name in _LISTS:
+        return json.dumps(value, ensure_ascii=False)
+    return int(value) if isinstance(value, bool) else value
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    """A table to paste, its conditions below, and all fields in a comment that no page shows."""
+    header = ["model", "engine", "precision", "threads", "window", "guidance", "ms/image", "± %"]
+    header += ["p90", "patches/s", "cold ms", "peak MB", "GB/s", "GFLOP/s", "PSNR dB", "trust"]
+    lines = [header, ["---"] * 6 + ["---:"] * 9 + ["---"]]
+    lines += [_summary(row) for row in rows]
+    table = "\n".join("| " + " | ".join(_escape(c) for c in cells) + " |" for cells in lines)
+    data = _jsonl(rows).rstrip("\n").replace("--", "\\u002d\\u002d")
+    notes = "\n".join(f"- {line}" for line in remarks(rows))
+    return f"{table}\n\n{notes}\n\n<!-- flowship-bench\n{data}\n-->\n"
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _summary(row: Row) -> list[str]:
+    settings = [row.model, row.engine, row.precision or "", _number(row.threads)]
+    settings += [row.window or "", f"{row.guidance:g}"]
+    if row.status != "ok":
+        return [*settings, *[""] * 9, row.status]
+    mark = "*" if row.extrapolated_patches else ""
+    uncertainty = None if row.median_uncertainty is None else 100 * row.median_uncertainty
+    psnr = "identical" if row.psnr_db == EQUAL_DB else _number(row.psnr_db)
+    return [
+        *settings,
+        _number(row.median_ms) + mark,
+        _number(uncertainty, 2),
+        _number(row.p90_ms),
+        _number(row.patches_per_s),
+        _number(row.ttfi_ms),
+        _number(row.peak_memory_mb),
+        reached(row.read_gbps, row.limit_read_gbps),
+        reached(row.gflops, row.limit_gflops),
+        psnr,
+        row.trust or "",
+    ]
+
+
+def reached(value: float | None, limit: float | None) -> str:
+    """Such as ``18.6 (86 % of 21.6)``."""
+    if value is None or not limit:
+        return _number(value)
+    return f"{value:.3g} ({value / limit:.0%} of {limit:.3g})"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Conditions, what was skipped and why, what is wrong with a number: each said once."""
+    found = []
+    for row in rows:
+        place = [row.machine, row.os, row.power, row.conditions]
+        if row.cores:
+            place.insert(1, f"{row.cores} cores")
+        version = f"flowship {row.flowship_version or '?'}"
+        version += f" ({row.commit})" if row.commit else ""
+        found.append("; ".join([*filter(None, place), version, row.engine_version or row.engine]))
+    for row in rows:
+        if row.status != "ok":
+            found.append(f"{row.status}: {row.name}: {row.reason}")
+        if row.extrapolated_patches:
+            found.append(
+                f"* {row.name}: extrapolated from the first {row.extrapolated_patches} patches of "
+                "each block; later patches attend to more"
+            )
+        found += [f"{row.name}: {row.trust}: {reason}" for reason in row.trust_reasons]
+        found += [f"{row.name}: {note}" for note in row.notes]
+        if row.accuracy_source:
+            found.append(f"accuracy: {row.accuracy_source}")
+    return list(dict.fromkeys(found))
+
+
+_WRITERS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "md": _markdown,
+    "csv": _csv,
+    "json": _json,
+    "jsonl": _jsonl,
+}
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write a file in the format of its suffix; .jsonl and .sqlite grow, others are replaced.
+
+    Raises:
+        UsageError: another suffix.
+    """
+    check_suffix(path)
+    if path.suffix in SQLITE_SUFFIXES:
+        _append_sqlite(path, rows)
+        return
+    kind = SUFFIXES[path.suffix]
+    before = path.read_text("utf-8") if kind == "jsonl" and path.is_file() else ""
+    with atomic_file(path) as file:
+        file.write((before + dumps(rows, kind)).encode())
+
+
+def check_suffix(path: Path) -> None:
+    """UsageError unless write_rows() knows the suffix; to ask before an hour of measuring."""
+    if path.suffix not in SUFFIXES and path.suffix not in SQLITE_SUFFIXES:
+        known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES])
+        raise UsageError(f"{path}: no format is called {path.suffix!r}: name a file with {known}")
+
+
+def _sql_type(name: str) -> str:
+    hint = str(_HINTS[name])
+    if name in _LISTS:
+        return "TEXT"
+    if "float" in hint:
+        return "REAL"
+    return "INTEGER" if "int" in hint or "bool" in hint else "TEXT"
+
+
+def _append_sqlite(path: Path, rows: Sequence[Row]) -> None:
+    columns = ", ".join(f'"{name}" {_sql_type(name)}' for name in _COLUMNS)
+    names, marks = ", ".join(f'"{n}"' for n in _COLUMNS), ", ".join("?" * len(_COLUMNS))
+    with closing(_connect(path)) as database, database:
+        database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} ({columns})")
+        there = {line[1] for line in database.execute(f"PRAGMA table_info({TABLE})")}
+        for name in _COLUMNS:  # an older version's table grows the new columns
+            if name not in there:
+                database.execute(f'ALTER TABLE {TABLE} ADD COLUMN "{name}" {_sql_type(name)}')
+        values = [[_cell(row, name) for name in _COLUMNS] for row in rows]
+        database.executemany(f"INSERT INTO {TABLE} ({names}) VALUES ({marks})", values)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        database = sqlite3.connect(path)
+        database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise UsageError(f"{path}: not a database: {error}") from error
+    return database
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a file in any of the formats, or of an HTML report.
+
+    Raises:
+        UsageError: not such a file; the message says what is wrong where.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file")
+    if path.suffix in SQLITE_SUFFIXES:
+        return _parse(_read_sqlite(path), str(path))
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text in UTF-8: {error}") from error
+    return loads(text, path.suffix.removeprefix("."), str(path))
+
+
+def loads(text: str, kind: str, what: str) -> list[Row]:
+    """The opposite of dumps(); ``what`` begins the error messages."""
+    try:
+        if kind == "csv":
+            values = [_uncell(line) for line in csv.DictReader(io.StringIO(text))]
+        elif kind == "jsonl":
+            values = _json_lines(text, what)
+        elif kind == "md":
+            values = _json_lines(_embedded(_MD_DATA, text, what), what)
+        elif kind == "html":
+            values = _json_rows(parse_json(_embedded(_HTML_DATA, text, what), what))
+        else:
+            values = _json_rows(parse_json(text, what))
+    except (BundleError, csv.Error) as error:
+        raise UsageError(str(error)) from error
+    return _parse(values, what)
+
+
+def _json_lines(text: str, what: str) -> list[Any]:
+    return [parse_json(line, what) for line in text.splitlines() if line.strip()]
+
+
+def _json_rows(document: Any) -> list[Any]:
+    """``{"rows": [...]}``, a bare list, or one row."""
+    if isinstance(document, dict) and "rows" in document:
+        document = document["rows"]
+    return document if isinstance(document, list) else [document]
+
+
+def _embedded(pattern: re.Pattern[str], text: str, what: str) -> str:
+    match = pattern.search(text)
+    if not match:
+        raise UsageError(f"{what}: no rows of flowship bench inside")
+    return match.group(1)
+
+
+def _read_sqlite(path: Path) -> list[Any]:
+    try:
+        with closing(_connect(path)) as database:
+            database.row_factory = sqlite3.Row
+            found = database.execute(f"SELECT * FROM {TABLE}").fetchall()
+    except sqlite3.Error as error:
+        raise UsageError(f"{path}: {error}") from error
+    return [_uncell({name: line[name] for name in line.keys()}) for line in found]  # noqa: SIM118
+
+
+def _uncell(line: dict[str, Any]) -> dict[str, Any]:
+    """Cells of csv (all texts) and sqlite to JSON values; empty ones are left out."""
+    found: dict[str, Any] = {}
+    for name, cell in line.items():
+        if name not in _HINTS or cell is None or cell == "":
+            continue
+        hint = str(_HINTS[name])
+        try:
+            if name in _LISTS:
+                found[name] = json.loads(cell)
+            elif "bool" in hint:
+                found[name] = bool(int(cell))
+            elif "float" in hint:
+                found[name] = float(cell)
+            else:
+                found[name] = int(cell) if "int" in hint else str(cell)
+        except ValueError as error:
+            raise UsageError(f"column {name}: {cell!r} cannot be read: {error}") from error
+    return found
+
+
+def _parse(values: Sequence[Any], what: str) -> list[Row]:
+    try:
+        rows = [from_json(Row, value, f"{what}: row {i + 1}") for i, value in enumerate(values)]
+    except BundleError as error:
+        raise UsageError(str(error)) from error
+    return [row if row.median_ms is not None else summarized(row) for row in rows]

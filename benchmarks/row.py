@@ -1,0 +1,163 @@
+"""One measured case: the schema of every format, each field written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .stats import median_uncertainty, percentile, relative_iqr
+
+Status = Literal["ok", "skipped", "failed"]
+Trust = Literal["trusted", "noisy", "not trustworthy"]
+
+MIN_CLEAN = 5  # samples without a flag that are enough to leave the flagged ones out
+EQUAL_DB = 200.0  # stands for identical pictures; float32 with peak 2 cannot come near it
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured, on what, with which settings, under which conditions, and how right it is.
+
+    Only the model, the engine and the samples are needed: rows from phones and browsers leave out
+    what they cannot know.
+
+    Attributes:
+        model, model_sha256: the bundle's name and hash; ``synthetic`` has random weights.
+        engine, engine_version, precision, device, threads: what ran it; threads are the engine's.
+        window: patches in one call, or ``auto`` for the plan, whose hash is ``plan_sha256``.
+        guidance, label, seed: of the picture. Batch size is always 1.
+        samples_ms: every sample, milliseconds per image from noise to pixels, in order of time.
+        sample_flags: for each sample what disturbed it: "" or busy, steal, throttled with a +.
+        samples_used: how many the statistics are of: those without a flag where they suffice.
+        spread: distance of the quartiles over the median.
+        median_uncertainty: half the 95 % interval of the median, relative.
+        extrapolated_patches: the first patches of each block that ran, of ``num_patches``; None
+            is the whole picture. Later patches attend to more, so that large models look better.
+        ttfi_ms: cold, from the start of a new process to the first picture.
+        load_ms: opening bundle and engine in that process; ``peak_memory_mb`` its resident peak.
+        read_gbps, gflops: reached, beside the ``limit_`` measured on this machine in the same run.
+        joules_per_image: of the whole CPU package, other programs included.
+        output_sha256: of the 8-bit pixels [C, H, W].
+        psnr_db: against float32 sequential, peak 2; 200 is identical. ``accuracy_source`` says
+            where it and the change of bits/dim come from.
+        calibration_ms: a fixed hash computed between the samples, the pulse of the machine.
+        other_cores, steal: median load of other programs, in cores, and stolen share of time.
+        conditions: in words; ``notes``: what a reader has to know.
+        trust, trust_reasons: whether to believe the time.
+    """
+
+    model: str
+    engine: str
+    samples_ms: tuple[float, ...] = ()
+    status: Status = "ok"
+    reason: str | None = None
+    # where and with what
+    time_utc: str | None = None
+    flowship_version: str | None = None
+    commit: str | None = None
+    machine: str | None = None
+    cores: int | None = None
+    memory_gb: float | None = None
+    os: str | None = None
+    power: str | None = None
+    model_sha256: str | None = None
+    synthetic: bool = False
+    engine_version: str | None = None
+    precision: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    window: str | None = None
+    plan_sha256: str | None = None
+    guidance: float = 0.0
+    label: int | None = None
+    seed: int | None = None
+    # how fast
+    sample_flags: tuple[str, ...] = ()
+    samples_used: int | None = None
+    median_ms: float | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    min_ms: float | None = None
+    spread: float | None = None
+    median_uncertainty: float | None = None
+    images_per_min: float | None = None
+    patches_per_s: float | None = None
+    num_patches: int | None = None
+    extrapolated_patches: int | None = None
+    ttfi_ms: float | None = None
+    load_ms: float | None = None
+    peak_memory_mb: float | None = None
+    read_gbps: float | None = None
+    limit_read_gbps: float | None = None
+    gflops: float | None = None
+    limit_gflops: float | None = None
+    joules_per_image: float | None = None
+    # how right
+    output_sha256: str | None = None
+    psnr_db: float | None = None
+    max_abs_error: float | None = None
+    bits_per_dim_change: float | None = None
+    accuracy_source: str | None = None
+    # how believable
+    calibration_ms: float | None = None
+    other_cores: float | None = None
+    steal: float | None = None
+    conditions: str | None = None
+    notes: tuple[str, ...] = ()
+    trust: Trust | None = None
+    trust_reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(not 0 < sample < float("inf") for sample in self.samples_ms):
+            raise ValueError(f"samples_ms of {self.name} holds a time that is not above 0")
+        if self.sample_flags and len(self.sample_flags) != len(self.samples_ms):
+            raise ValueError(
+                f"{len(self.sample_flags)} sample_flags for {len(self.samples_ms)} samples_ms"
+            )
+
+    @property
+    def name(self) -> str:
+        """Such as ``fashion-mnist onnx fp32 W=auto t=1 g=2``."""
+        words = [self.model, self.engine, self.precision]
+        words += [f"W={self.window}" if self.window else None]
+        words += [f"t={self.threads}" if self.threads else None]
+        words += [f"g={self.guidance:g}" if self.guidance else None]
+        return " ".join(word for word in words if word)
+
+    @property
+    def usable_ms(self) -> tuple[float, ...]:
+        """The samples that statistics and comparisons are made of."""
+        return usable(self.samples_ms, self.sample_flags)
+
+
+def usable(samples: Sequence[float], flags: Sequence[str]) -> tuple[float, ...]:
+    """Samples without a flag, if they are MIN_CLEAN and half of all at least; else all of them."""
+    clean = tuple(sample for sample, flag in zip(samples, flags, strict=False) if not flag)
+    enough = len(clean) >= MIN_CLEAN and 2 * len(clean) >= len(samples)
+    return clean if enough else tuple(samples)
+
+
+def summarized(row: Row) -> Row:
+    """The row with the statistics that follow from its samples; others stay as they are."""
+    samples = row.usable_ms
+    if not samples:
+        return row
+    median = percentile(samples, 50)
+    blocks_patches = row.patches_per_s
+    if row.num_patches:
+        blocks_patches = row.num_patches * 1000 / median
+    return replace(
+        row,
+        samples_used=len(samples),
+        median_ms=median,
+        p50_ms=median,
+        p90_ms=percentile(samples, 90),
+        p99_ms=percentile(samples, 99),
+        min_ms=min(samples),
+        spread=relative_iqr(samples),
+        median_uncertainty=median_uncertainty(samples),
+        images_per_min=60_000 / median,
+        patches_per_s=blocks_patches,
+    )

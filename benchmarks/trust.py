@@ -1,0 +1,69 @@
+"""The verdict on a row: trusted, noisy or not trustworthy, with every reason said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .row import Row, Trust
+
+MIN_SAMPLES = 3
+FLAGGED_NOISY, FLAGGED_BAD = 0.1, 0.5  # share of samples with a flag
+SPREAD_NOISY, SPREAD_BAD = 0.15, 0.4  # distance of the quartiles over the median
+UNCERTAIN_NOISY, UNCERTAIN_BAD = 0.05, 0.2  # of the median
+# Least PSNR in dB against float32 sequential; 4 bits have none, their loss is reported.
+PSNR_FLOORS = {"fp32": 90.0, "fp16": 50.0, "int8": 40.0}
+
+_WORST: dict[int, Trust] = {0: "trusted", 1: "noisy", 2: "not trustworthy"}
+
+
+def judged(row: Row) -> Row:
+    """The row with its verdict; skipped and failed rows have none."""
+    if row.status != "ok" or not row.samples_ms:
+        return row
+    found = [*_wrong(row), *_disturbed(row), *_scattered(row)]
+    level = max((level for level, _ in found), default=0)
+    reasons = tuple(reason for _, reason in found)
+    return replace(row, trust=_WORST[level], trust_reasons=reasons)
+
+
+def is_wrong(row: Row) -> bool:
+    """Whether the picture is not the one that the model gives: no time makes up for it."""
+    return bool(_wrong(row))
+
+
+def _wrong(row: Row) -> list[tuple[int, str]]:
+    floor = PSNR_FLOORS.get(row.precision or "")
+    if floor is None or row.psnr_db is None or row.psnr_db >= floor:
+        return []
+    return [(2, f"wrong picture: {row.psnr_db:.1f} dB, {row.precision} needs {floor:g} dB")]
+
+
+def _disturbed(row: Row) -> list[tuple[int, str]]:
+    found = []
+    share = sum(bool(flag) for flag in row.sample_flags) / len(row.samples_ms)
+    words = sorted({word for flag in row.sample_flags for word in flag.split("+") if word})
+    level = _level(share, FLAGGED_NOISY, FLAGGED_BAD)
+    if level:
+        load = f", other programs used {row.other_cores:.2g} cores" * bool(row.other_cores)
+        found.append((level, f"{share:.0%} of the samples were disturbed ({', '.join(words)}){load}"))
+    if row.power and row.power.startswith("battery"):
+        found.append((1, f"the machine ran on {row.power}"))
+    return found
+
+
+def _scattered(row: Row) -> list[tuple[int, str]]:
+    found = []
+    used = len(row.usable_ms)
+    if used < MIN_SAMPLES:
+        found.append((2, f"{used} samples are too few, {MIN_SAMPLES} are the least"))
+    level = _level(row.spread or 0, SPREAD_NOISY, SPREAD_BAD)
+    if level:
+        found.append((level, f"the middle half of the samples is {row.spread:.0%} wide"))
+    level = _level(row.median_uncertainty or 0, UNCERTAIN_NOISY, UNCERTAIN_BAD)
+    if level:
+        found.append((level, f"the median is uncertain by ±{row.median_uncertainty:.0%}"))
+    return found
+
+
+def _level(value: float, noisy: float, bad: float) -> int:
+    return (value > noisy) + (value > bad)

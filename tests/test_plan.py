@@ -1,0 +1,114 @@
+"""Plans: what is measured, what is chosen, what is saved, and that pictures do not depend on time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowship.runtime import BundleError, Flow
+from flowship.runtime.cli import main
+from flowship.runtime.convergence import profile_windows
+from flowship.runtime.images import to_uint8
+from flowship.runtime.plan import Convergence, Plan, PlanFile, Profile
+from flowship.runtime.planner import choose_windows, chosen_windows, planned_seconds
+from flowship.runtime.saved_plans import load_saved_plan, plans_folder
+
+
+@pytest.fixture(autouse=True)
+def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def _profile(flow: Flow) -> Profile:
+    entries = tuple(
+        Convergence(block.name, window, guidance, committed, committed)
+        for block in flow.spec.ar_blocks
+        for guidance in (0.0, 2.0)
+        for window, committed in ((4, 2.0), (8, 2.5))
+    )
+    return Profile(1, 1e-5, "test", entries)
+
+
+def test_the_embedded_bundle_has_a_profile() -> None:
+    with Flow.open() as flow:
+        file = PlanFile.loads(flow.bundle.path("plan.json").read_text())
+    assert file.profile is not None
+    assert {e.window for e in file.profile.entries} == set(profile_windows(49))
+    assert all(1 <= e.worst <= e.committed <= e.window for e in file.profile.entries)
+    assert 0 < file.profile.floors["onnx fp32"] < 1e-5
+    assert file.tolerance("onnx", "fp32") == pytest.approx(1e-5, rel=3)
+
+
+def test_a_window_is_chosen_where_it_pays() -> None:
+    with Flow.open() as flow:
+        spec, profile = flow.spec, _profile(flow)
+    names = [block.name for block in spec.ar_blocks]
+    cheap = {name: {1: 1.0, 4: 1.2, 8: 3.0} for name in names}
+    options = choose_windows(spec, profile, cheap, guided=False)
+    assert set(chosen_windows(options).values()) == {4}
+    assert planned_seconds(options) == pytest.approx(len(names) * 48 / 2.0 * 1.2)
+    dear = {name: {1: 1.0, 4: 1.95, 8: 2.5} for name in names}  # gains below 5% do not count
+    assert set(chosen_windows(choose_windows(spec, profile, dear, True)).values()) == {1}
+
+
+def test_a_window_that_does_not_pay_is_given_up() -> None:
+    with Flow.open() as flow:
+        names = [block.name for block in flow.spec.ar_blocks]
+        hopeless = Plan(dict.fromkeys(names, 16), min_committed=dict.fromkeys(names, 16.0))
+        with Flow.open(plan=hopeless) as stubborn:
+            images = stubborn.generate(seed=3, label=1).images
+        assert (
+            np.abs(to_uint8(images).astype(int) - flow.generate(seed=3, label=1).pictures()).max()
+            <= 1
+        )
+
+
+def test_plan_command_saves_what_generate_uses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "plan.svg"
+    assert main(["plan", "--threads", "1", "--save", "--json", "-q", "--plot", str(plot)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert Path(report["saved"]).parent == plans_folder()
+    assert plot.read_text().startswith("<svg") and "block3" in plot.read_text()
+    with Flow.open() as flow:
+        saved = load_saved_plan(flow.bundle.sha256, "onnx", "fp32", "cpu")
+        assert saved is not None and flow.plan == saved.plan
+        assert report["plan"]["windows"] == saved.plan.windows
+        assert flow.engine.info.threads == 1
+    with Flow.open(plan="default") as flow:
+        assert flow.plan.windows == {}
+
+
+def test_like_takes_the_plan_from_the_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(PlanFile(plan=Plan({"block0": 8, "block2": 5})).dumps())
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    common = ["-q", "--label", "bag", "--seed", "5"]
+    assert main(["generate", *common, "--plan", str(plan), "-o", str(first)]) == 0
+    assert main(["generate", "-q", "--like", str(first), "-o", str(again)]) == 0
+    assert first.read_bytes() == again.read_bytes()
+    assert main(["generate", *common, "--plan", str(tmp_path / "none"), "-o", str(first)]) == 2
+    assert "neither saved nor default nor a file" in capsys.readouterr().err
+
+
+def test_a_damaged_saved_plan_is_named() -> None:
+    with Flow.open() as flow:
+        sha256 = flow.bundle.sha256
+    plans_folder().mkdir(parents=True)
+    (plans_folder() / f"{sha256[:16]}-onnx-fp32-cpu.json").write_text("{")
+    with pytest.raises(BundleError, match=f"{sha256[:16]}.*is not JSON"):
+        Flow.open()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"plan": {"windows": {"block0": 0}}}', '{"plan": {"tolerance": -1}}']
+)
+def test_wrong_plans_are_refused(text: str) -> None:
+    with pytest.raises(BundleError, match="below"):
+        PlanFile.loads(text)
