@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from ..runtime.errors import UsageError
@@ -17,8 +18,10 @@ MIN_EFFECT = 0.03  # smaller differences are called the same: code layout alone 
 # A disturbed row is believed only when the effect is so many times as large.
 DOUBT = {"trusted": 1.0, "noisy": 2.0, "not trustworthy": 8.0}
 MIN_SAMPLES = 3
-KEY = ("model", "engine", "precision", "device", "threads", "window", "guidance")
-KEY += ("extrapolated_patches", "machine")
+KEY: tuple[str, ...] = (
+    *("model", "engine", "precision", "device", "threads", "window", "guidance"),
+    *("extrapolated_patches", "machine"),
+)
 
 
 @dataclass(frozen=True)
@@ -121,27 +124,28 @@ def _compare(a: list[Row], b: list[Row], min_effect: float) -> Comparison:
         ratio = pair[1] / pair[0] if pair[0] and pair[1] else None
         return Comparison(a[0].name, *pair, ratio, None, None, "unclear", tuple(reasons), wrong)
     ratio, low, high = ratio_interval(left, right)
-    effect = min_effect * max(DOUBT.get(row.trust or "trusted", 1.0) for row in a + b)
-    verdict = _verdict(ratio, low, high, effect)
+    doubt = max(DOUBT[row.trust or "noisy"] for row in a + b)
+    verdict = _verdict(ratio, low, high, min_effect, doubt)
     pulse = _pulse(a, b)
     if pulse and abs(pulse - 1) > min_effect:
         # The machine itself differed: believed only what holds with and without that difference.
-        other = _verdict(ratio / pulse, low / pulse, high / pulse, effect)
+        other = _verdict(ratio / pulse, low / pulse, high / pulse, min_effect, doubt)
         if other != verdict:
             verdict = "unclear"
             reasons.append(f"the machine itself took {pulse:.2f}x for a fixed hash")
     if any(is_wrong(row) for row in a + b):
         verdict = "unclear"
-    a_ms, b_ms = _median(left), _median(right)
+    a_ms, b_ms = median(left), median(right)
     name = f"{a[0].name} / {b[0].name}" if a[0].name != b[0].name else a[0].name
     return Comparison(name, a_ms, b_ms, ratio, low, high, verdict, tuple(reasons), wrong)
 
 
-def _verdict(ratio: float, low: float, high: float, effect: float) -> Verdict:
-    """Slower and faster need an interval without 1 and a large enough effect."""
-    if low > 1 and ratio > 1 + effect:
+def _verdict(ratio: float, low: float, high: float, effect: float, doubt: float) -> Verdict:
+    """Slower and faster need an interval without 1 and an effect as large as the doubt asks for."""
+    least = 1 + effect * doubt
+    if low > 1 and ratio > least:
         return "slower"
-    if high < 1 and ratio < 1 / (1 + effect):
+    if high < 1 and ratio < 1 / least:
         return "faster"
     inside = 1 / (1 + effect) <= ratio <= 1 + effect
     narrow = 1 / (1 + 2 * effect) <= low and high <= 1 + 2 * effect
@@ -158,13 +162,7 @@ def _pulse(a: Sequence[Row], b: Sequence[Row]) -> float | None:
     if a[0].machine != b[0].machine:
         return None
     pairs = [[row.calibration_ms for row in rows if row.calibration_ms] for rows in (a, b)]
-    return _median(pairs[1]) / _median(pairs[0]) if all(pairs) else None
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    return median(pairs[1]) / median(pairs[0]) if all(pairs) else None
 
 
 def regressions(found: Sequence[Comparison], limit: float) -> list[Comparison]:

@@ -113,7 +113,7 @@ def calibrate() -> float:
 def read_now() -> Reading:
     """The machine now; takes about a millisecond."""
     try:
-        cpu = parse_proc_stat(STAT.read_text("ascii"), os.sysconf("SC_CLK_TCK"))
+        cpu: CpuTimes | None = parse_proc_stat(STAT.read_text("ascii"), os.sysconf("SC_CLK_TCK"))
     except (OSError, AttributeError):
         cpu = _psutil_times()
     return Reading(time.perf_counter(), time.process_time(), cpu, calibrate())

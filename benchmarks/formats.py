@@ -26,9 +26,7 @@ _HINTS = get_type_hints(Row)
 _COLUMNS = [field.name for field in fields(Row)]
 _LISTS = {name for name in _COLUMNS if "tuple" in str(_HINTS[name])}
 _MD_DATA = re.compile(r"<!-- flowship-bench\n(.*?)\n-->", re.DOTALL)
-_HTML_DATA = re.compile(
-    r'<script type="application/json" id="rows">(.*?)</script>', re.DOTALL
-)
+_HTML_DATA = re.compile(r'<script type="application/json" id="rows">(.*?)</script>', re.DOTALL)
 
 
 # -- writing ---------------------------------------------------------------------------------------

@@ -110,17 +110,13 @@ def _number(word: str, option: str, kind: Callable[[str], T]) -> T:
     try:
         return kind(word)
     except ValueError:
-        raise UsageError(
-            f"{option} {word!r} is not a number, as in 1,2 or 1-4 or 1..8*2"
-        ) from None
+        raise UsageError(f"{option} {word!r} is not a number, as in 1,2 or 1-4 or 1..8*2") from None
 
 
 def refusal(case: Case, bundle: Bundle) -> str | None:
     """Why a case cannot run on a bundle; None where nothing speaks against it."""
     manifest, T = bundle.manifest, bundle.spec.image.num_patches
-    made = [
-        a for a in manifest.artifacts if a.engine == made_for(case.engine) and a.role == "step"
-    ]
+    made = [a for a in manifest.artifacts if a.engine == made_for(case.engine) and a.role == "step"]
     if not made:
         has = ", ".join(sorted({a.engine for a in manifest.artifacts}))
         return f"the bundle has nothing for {case.engine}, only for {has}"

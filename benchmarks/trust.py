@@ -45,7 +45,9 @@ def _disturbed(row: Row) -> list[tuple[int, str]]:
     level = _level(share, FLAGGED_NOISY, FLAGGED_BAD)
     if level:
         load = f", other programs used {row.other_cores:.2g} cores" * bool(row.other_cores)
-        found.append((level, f"{share:.0%} of the samples were disturbed ({', '.join(words)}){load}"))
+        found.append(
+            (level, f"{share:.0%} of the samples were disturbed ({', '.join(words)}){load}")
+        )
     if row.power and row.power.startswith("battery"):
         found.append((1, f"the machine ran on {row.power}"))
     return found

@@ -91,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         licence=arguments.licence,
     )
+    if arguments.data and not arguments.data.exists():  # said now, not after the conversion
+        raise UsageError(f"--data {arguments.data} does not exist")
     output = arguments.output or Path(bundle_name(arguments.checkpoint.name) + ".flowship")
     progress = ProgressLine(not arguments.quiet)
     manifest = export_checkpoint(arguments.checkpoint, output, request, progress)

@@ -26,7 +26,11 @@ COMMANDS = {
     "score": ("runtime.commands.score", "exact likelihood of pictures, in bits per dimension"),
     "encode": ("runtime.commands.encode", "pictures to latents"),
     "decode": ("runtime.commands.decode", "latents to images"),
+    "bench": ("benchmarks.command", "measure speed, memory and correctness over a grid"),
+    "bench compare": ("benchmarks.compare_command", "faster, slower or the same as before"),
+    "bench report": ("benchmarks.report_command", "draw measurements as one HTML file"),
     "interpolate": ("runtime.commands.interpolate", "a strip from one picture or seed to another"),
+    "devices": ("benchmarks.devices_command", "profiles of phones, laptops and graphics cards"),
 }
 
 
@@ -52,13 +56,19 @@ def build_parser(command: str | None) -> Parser:
     return parser
 
 
+def _join_words(arguments: list[str]) -> list[str]:
+    """``bench compare`` is one command of two words; ``./compare`` is a bundle of that name."""
+    two = " ".join(arguments[:2])
+    return [two, *arguments[2:]] if len(arguments) > 1 and two in COMMANDS else arguments
+
+
 def _import(module: str):  # type: ignore[no-untyped-def]
     return importlib.import_module(f"{__package__.rpartition('.')[0]}.{module}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for failure, 2 for misuse."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _join_words(list(sys.argv[1:] if argv is None else argv))
     command = next((a for a in arguments if a in COMMANDS), None)
     name = f"flowship {command}" if command else "flowship"
     try:

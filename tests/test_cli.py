@@ -350,7 +350,7 @@ def test_verify_finds_damage(flowship: Terminal, conditional: Path) -> None:
     ran = flowship("verify", "damaged.flowship")
     assert ran.status == 1
     assert ran.out.startswith("FAIL files: ") and weights.name in ran.out
-    assert ran.out.splitlines()[-1].endswith("1 checks failed")
+    assert ran.out.splitlines()[-1].endswith("1 check failed")
     found = flowship("verify", "damaged.flowship", "--json")
     assert (found.status, found.json["passed"]) == (1, False)
 

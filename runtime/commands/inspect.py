@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
+from ..errors import MissingExtraError
 from ..footprint import footprints
 from ..manifest import Manifest, Quality
 from ..spec import FlowSpec
@@ -30,14 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if _is_checkpoint(arguments.path):
-        module = importlib.import_module("flowship.export.inspect")
-        return int(module.run(arguments))
+        return int(_import_export_inspect().run(arguments))
     with Bundle.open(arguments.path) as bundle:
         if arguments.json:
             print_json(describe(bundle))
         else:
             print(render(bundle))
     return 0
+
+
+def _import_export_inspect():  # type: ignore[no-untyped-def]
+    try:
+        # By name: the runtime imports nothing of export.
+        return importlib.import_module("flowship.export.inspect")
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("flowship"):
+            raise
+        what = "flowship inspect of a checkpoint"
+        raise MissingExtraError(what, str(error.name), "export") from error
 
 
 def _is_checkpoint(path: str | None) -> bool:

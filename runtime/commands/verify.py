@@ -6,8 +6,11 @@ import argparse
 from dataclasses import asdict
 
 from ..bundle import Bundle
+from ..engines import find_engine
+from ..errors import UsageError
+from ..flow import choose_precision
 from ..progress import ProgressLine
-from ..verification import Check, verify_bundle
+from ..verification import Check, runnable_engines, verify_bundle
 from .options import add_bundle, add_report, print_json
 
 MARKS = {True: "ok", False: "FAIL", None: "-"}
@@ -31,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     checks: list[Check] = []
     progress = ProgressLine(not arguments.quiet)
     with Bundle.open(arguments.bundle) as bundle:
+        if arguments.engine:
+            _check_engine(bundle, arguments.engine)
         found = verify_bundle(
             bundle, engine=arguments.engine, threads=arguments.threads, full=arguments.full
         )
@@ -45,5 +50,21 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [asdict(check) for check in checks]
         print_json({"bundle": name, "passed": not failed, "checks": rows})
     else:
-        print(f"{name}: " + (f"{len(failed)} checks failed" if failed else "verified"))
+        print(f"{name}: {_summary(checks)}")
     return 1 if failed else 0
+
+
+def _check_engine(bundle: Bundle, engine: str) -> None:
+    """Raises UsageError where there would be nothing to check."""
+    find_engine(engine)
+    choose_precision(bundle, engine, None)
+    names = list(dict.fromkeys(name for name, _, _ in runnable_engines(bundle)))
+    if engine not in names:
+        raise UsageError(f"{engine} does not run on this system: choose from {', '.join(names)}")
+
+
+def _summary(checks: list[Check]) -> str:
+    failed = sum(check.passed is False for check in checks)
+    if failed:
+        return f"{failed} check{'s' * (failed > 1)} failed"
+    return "verified" + ", but not what is marked -" * any(c.passed is None for c in checks)

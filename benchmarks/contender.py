@@ -1,0 +1,195 @@
+"""One opened case that makes the same picture again and again."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runtime.engines import ARStage, Engine, VJPStage
+from ..runtime.flow import Flow, default_plan, draw_noise
+from ..runtime.guidance import Guidance
+from ..runtime.images import unpatchify
+from ..runtime.model import Model, check_finite, to_block_order
+from ..runtime.plan import Plan
+from ..runtime.sampler import invert_sequential, invert_windowed
+from ..runtime.spec import ARBlock
+from .grid import Case
+
+Floats = npt.NDArray[np.float32]
+BundlePath = str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The picture that every case makes.
+
+    Attributes:
+        label: number of a class; None takes 0 where the model has classes.
+        patches: the first patches of each block alone; None is the whole picture.
+    """
+
+    seed: int = 7
+    label: int | None = None
+    patches: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Calls of each block, by stage name, that one run made, and the patches they evaluated."""
+
+    calls: Mapping[str, int]
+    evaluated: Mapping[str, int]
+
+
+class Contender(Protocol):
+    """Something that makes a picture and can be timed."""
+
+    def run(self) -> Floats:
+        """Make the picture: [1, C, H, W] float32, or the state [1, T, D] of its first patches."""
+
+    def close(self) -> None:
+        """Free the engine."""
+
+
+class FlowContender:
+    """A bundle with an engine and a plan."""
+
+    def __init__(self, path: BundlePath, case: Case, subject: Subject) -> None:
+        self.flow = Flow.open(
+            path,
+            engine=case.engine,
+            precision=case.precision,
+            threads=case.threads,
+            device=case.device,
+        )
+        flow = self.flow
+        if case.window is not None:
+            tolerance = default_plan(flow.bundle, case.engine, flow.engine.info.precision).tolerance
+            names = [block.name for block in flow.spec.ar_blocks]
+            flow.plan = Plan.uniform(names, case.window, tolerance)
+        self.label = subject.label
+        if self.label is None and flow.spec.num_classes:
+            self.label = 0
+        self.guidance = Guidance(case.guidance)
+        T = flow.spec.image.num_patches
+        self.patches = None if subject.patches is None else min(subject.patches, T)
+        self._noise = draw_noise([subject.seed], flow.spec)
+        self._model = Model(flow.bundle, flow.engine)
+
+    def run(self) -> Floats:
+        if self.patches is not None:
+            return self._first_patches()
+        return self.flow.decode(self._noise, label=self.label, guidance=self.guidance.scale)
+
+    @property
+    def factor(self) -> float:
+        """From the time of what ran to the time of a picture."""
+        if self.patches is None:
+            return 1.0
+        return (self.flow.spec.image.num_patches - 1) / max(1, self.patches - 1)
+
+    def count_work(self) -> Work:
+        """Run once and count the calls; not to be timed."""
+        engine, model = self.flow.engine, self._model
+        counting = _CountingEngine(engine)
+        self._model = Model(self.flow.bundle, counting)
+        try:
+            state = self._noise * np.sqrt(self.flow.bundle.array("var"))
+            for block in self.flow.spec.ar_blocks:
+                state = self._block(state, block)
+        finally:
+            self._model = model
+        return Work(dict(counting.calls), dict(counting.evaluated))
+
+    def _first_patches(self) -> Floats:
+        state = self._noise * np.sqrt(self.flow.bundle.array("var"))
+        for block in self.flow.spec.ar_blocks:
+            state = self._block(state, block)
+        return state
+
+    def _block(self, state: Floats, block: ARBlock) -> Floats:
+        """Invert the first patches of one block; the others stay as they are."""
+        guidance = self.guidance if block.guided else Guidance()
+        x = np.ascontiguousarray(to_block_order(state, block)[:, : self.patches])
+        weights = guidance.weights(state.shape[1])
+        plan = self.flow.plan
+        window = plan.window(block.name, guidance.branches == 2)
+        with self._model.stage(block, [self.label], guidance) as stage:
+            if window == 1:
+                steps = invert_sequential(stage, x, guidance, weights)
+            else:
+                window = max(w for w in stage.windows or (window,) if w <= window)
+                pays = plan.min_committed.get(block.name, 0.0)
+                tolerance = plan.tolerance
+                steps = invert_windowed(stage, x, guidance, weights, window, tolerance, pays)
+            for _ in steps:
+                pass
+        check_finite(x, block, 0, "generation")
+        whole = to_block_order(state, block)
+        whole[:, : x.shape[1]] = x
+        return to_block_order(whole, block)
+
+    def close(self) -> None:
+        self.flow.close()
+
+
+class _CountingStage:
+    """A stage that counts its calls."""
+
+    def __init__(self, inner: ARStage, name: str, calls: Counter[str], seen: Counter[str]) -> None:
+        self._inner, self._name, self._calls, self._seen = inner, name, calls, seen
+        self.windows = inner.windows
+
+    def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
+        self._inner.begin(pos, classes, q_scale)
+
+    def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
+        self._calls[self._name] += 1
+        self._seen[self._name] += x.shape[1]
+        return self._inner.step(x, position)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _CountingEngine:
+    """An engine whose stages count."""
+
+    def __init__(self, inner: Engine) -> None:
+        self._inner, self.info = inner, inner.info
+        self.calls: Counter[str] = Counter()
+        self.evaluated: Counter[str] = Counter()
+
+    def max_images(self, branches: int, scaled_queries: bool) -> int | None:
+        return self._inner.max_images(branches, scaled_queries)
+
+    def open(
+        self,
+        stage: ARBlock,
+        *,
+        num_images: int = 1,
+        branches: int = 1,
+        scaled_queries: bool = False,
+    ) -> ARStage:
+        opened = self._inner.open(
+            stage, num_images=num_images, branches=branches, scaled_queries=scaled_queries
+        )
+        return _CountingStage(opened, stage.name, self.calls, self.evaluated)
+
+    def open_vjp(self, stage: ARBlock) -> VJPStage:
+        return self._inner.open_vjp(stage)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def picture_of(state: Floats, contender: FlowContender) -> Floats:
+    """What run() gave as images; the first patches are shown in place, the rest is latent."""
+    spec = contender.flow.spec.image
+    return state if state.ndim == 4 else unpatchify(state, spec)

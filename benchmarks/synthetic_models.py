@@ -1,0 +1,66 @@
+"""Bundles of published sizes with random weights, made once and kept in a cache folder."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from .. import __version__
+from ..runtime.errors import MissingExtraError, UsageError
+from ..runtime.flow import made_for
+from ..runtime.progress import ProgressLine
+
+PREFIX = "tarflow-"
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/flowship/bench``, by default in ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "flowship" / "bench"
+
+
+def synthetic_bundle(
+    name: str,
+    engines: Sequence[str],
+    precisions: Sequence[str | None],
+    progress: ProgressLine,
+) -> Path:
+    """The bundle of a published size for these engines; exported if it is not in the cache.
+
+    Raises:
+        UsageError: no such size; the message lists those there are.
+        MissingExtraError: torch is not there, which the export needs.
+    """
+    targets = sorted({made_for(engine) for engine in engines})
+    wanted = [precision for precision in precisions if precision] or ["default"]
+    words = [name, __version__, *targets, *wanted]
+    path = cache_folder() / ("-".join(words) + ".flowship")
+    if path.is_dir():
+        return path
+    synthetic, pipeline = _export_module("synthetic"), _export_module("pipeline")
+    if name not in synthetic.PRESETS:
+        raise UsageError(f"unknown model {name!r}: choose from {', '.join(synthetic.PRESETS)}")
+    preset = synthetic.PRESETS[name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    progress.note(f"making {name} with random weights once: {path}")
+    # on the same disk: a checkpoint of two gigabytes may not fit where temporary files lie
+    with TemporaryDirectory(dir=path.parent, prefix=".checkpoint-") as folder:
+        checkpoint = synthetic.write_checkpoint(Path(folder), preset.dataset, preset.config)
+        known = tuple(precision for precision in precisions if precision)
+        request = pipeline.ExportRequest(tuple(targets), known, name=name)
+        pipeline.export_checkpoint(checkpoint, path, request, progress)
+    return path
+
+
+def _export_module(name: str) -> Any:
+    """A module of the exporter, by name: benchmarks of bundles do without it and without torch."""
+    package = __package__.rpartition(".")[0]
+    try:
+        return importlib.import_module(f"{package}.export.{name}")
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        raise MissingExtraError("a synthetic --model", missing, "export") from error

@@ -1,0 +1,51 @@
+"""Bytes and operations of one picture, so that a time says what the machine reached."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..runtime.manifest import Manifest
+from ..runtime.spec import ARBlock
+from .contender import Work
+
+CACHE_BYTES = {"fp32": 4, "fp16": 2}  # a number in the KV cache; quantized weights keep float32
+
+
+def picture_bytes(
+    manifest: Manifest, work: Work, engine: str, precision: str, branches: int
+) -> int:
+    """Bytes that the calls have to read: each call all weights of its block, and the KV cache.
+
+    The cache is half full on average. Activations stay in the processor's caches and are not
+    counted, so the bandwidth reached is a lower bound.
+    """
+    T, total = manifest.spec.image.num_patches, 0
+    for block in manifest.spec.ar_blocks:
+        weights = _weight_bytes(manifest, block, engine, precision)
+        cache = 2 * block.num_layers * block.channels * T // 2 * CACHE_BYTES.get(precision, 4)
+        total += work.calls.get(block.name, 0) * (weights + branches * cache)
+    return total
+
+
+def picture_flops(manifest: Manifest, work: Work, branches: int) -> int:
+    """Multiplications and additions of the matrix products and the attention, 2 each."""
+    T, D = manifest.spec.latents[0].shape
+    total = 0
+    for block in manifest.spec.ar_blocks:
+        C, outputs = block.channels, D * (1 if block.scale == "none" else 2)
+        matrices = 12 * C * C * block.num_layers + C * (D + outputs)  # qkv, proj, mlp of 4 C
+        attention = 2 * C * (T // 2) * block.num_layers  # q k and p v, half of T rows on average
+        total += 2 * work.evaluated.get(block.name, 0) * branches * (matrices + attention)
+    return total
+
+
+def _weight_bytes(manifest: Manifest, block: ARBlock, engine: str, precision: str) -> int:
+    for artifact in manifest.artifacts:
+        if (artifact.engine, artifact.precision, artifact.stage, artifact.role) == (
+            engine,
+            precision,
+            block.name,
+            "step",
+        ):
+            return sum(manifest.files[name].bytes for name in artifact.files)
+    return 4 * prod((12, block.channels, block.channels, block.num_layers))
