@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
+from .against import baseline_jobs, with_baseline
 from .contender import BundlePath, Subject
-from .formats import FORMATS, check_suffix, dumps, write_rows
+from .formats import FORMATS, check_suffix, dumps, table, write_rows
 from .grid import Grid, parse_counts, parse_numbers, parse_words
-from .measure import Effort, measure
+from .measure import Effort, Job, measure, new_row
 from .options import share
 from .reached import limits_of_this_machine
 from .report import write_report
@@ -25,7 +26,7 @@ DEFAULTS = Effort()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Measure bundles. Options with LIST take several values, which are crossed: 1,2,4 or 1-4 "
-        "or 1..16*2. See also: flowship bench compare, flowship bench report."
+        "or 1..16*2. See also: flowship bench compare, report, predict."
     )
     parser.add_argument(
         "bundles", nargs="*", metavar="BUNDLE", help="folders or zips (the embedded one)"
@@ -102,6 +103,13 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         help="time to first image and peak memory in a new process (yes)",
     )
     group.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="let the reference's algorithm (Model.reverse, and GS-Jacobi) on the trained "
+        "checkpoint take turns, in torch eager, for ratios",
+    )
+    group.add_argument(
         "--limits",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -138,7 +146,11 @@ def run(arguments: argparse.Namespace) -> int:
         if path.suffix != ".html":
             check_suffix(path)
     grid, subject, effort = _grid(arguments), _subject(arguments), _effort(arguments)
+    if arguments.baseline and (subject.patches is not None or not arguments.interleave):
+        raise UsageError("--baseline takes turns with whole pictures: no --patches, interleaved")
     progress = ProgressLine(not arguments.quiet)
+    template = new_row()
+    rivals = _rivals(arguments.baseline, subject, grid, template)
     paths, synthetic = _bundles(arguments, grid, progress)
     try:
         rows = measure(
@@ -149,17 +161,26 @@ def run(arguments: argparse.Namespace) -> int:
             synthetic=synthetic,
             interleave=arguments.interleave,
             limits=limits_of_this_machine if arguments.limits else None,
+            extra=rivals,
+            template=template,
             progress=progress.update,
         )
     finally:
         progress.clear()
-    print(dumps(rows, arguments.format), end="")
+    if rivals:
+        rows = with_baseline(rows, rivals)
+    text = table(rows) if arguments.format == "md" else dumps(rows, arguments.format)
+    print(text, end="")
     for path in arguments.output:
         writer: Callable[[Path, list[Row]], None] = (
             write_report if path.suffix == ".html" else write_rows
         )
         writer(path, rows)
     return _status(rows)
+
+
+def _rivals(checkpoint: Path | None, subject: Subject, grid: Grid, template: Row) -> list[Job]:
+    return baseline_jobs(checkpoint, subject, grid.guidances, template) if checkpoint else []
 
 
 def _status(rows: list[Row]) -> int:

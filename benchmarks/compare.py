@@ -15,8 +15,8 @@ from .trust import is_wrong
 Verdict = Literal["faster", "slower", "same", "unclear"]
 
 MIN_EFFECT = 0.03  # smaller differences are called the same: code layout alone makes 1-2 %
-# A disturbed row is believed only when the effect is so many times as large.
-DOUBT = {"trusted": 1.0, "noisy": 2.0, "not trustworthy": 8.0}
+# A disturbed row is believed only when the difference is this large.
+LEAST_EFFECT = {"trusted": 0.0, "noisy": 0.08, "not trustworthy": 0.25}
 MIN_SAMPLES = 3
 KEY: tuple[str, ...] = (
     *("model", "engine", "precision", "device", "threads", "window", "guidance"),
@@ -124,12 +124,12 @@ def _compare(a: list[Row], b: list[Row], min_effect: float) -> Comparison:
         ratio = pair[1] / pair[0] if pair[0] and pair[1] else None
         return Comparison(a[0].name, *pair, ratio, None, None, "unclear", tuple(reasons), wrong)
     ratio, low, high = ratio_interval(left, right)
-    doubt = max(DOUBT[row.trust or "noisy"] for row in a + b)
-    verdict = _verdict(ratio, low, high, min_effect, doubt)
+    least = max(min_effect, *(LEAST_EFFECT[row.trust or "noisy"] for row in a + b))
+    verdict = _verdict(ratio, low, high, min_effect, least)
     pulse = _pulse(a, b)
     if pulse and abs(pulse - 1) > min_effect:
         # The machine itself differed: believed only what holds with and without that difference.
-        other = _verdict(ratio / pulse, low / pulse, high / pulse, min_effect, doubt)
+        other = _verdict(ratio / pulse, low / pulse, high / pulse, min_effect, least)
         if other != verdict:
             verdict = "unclear"
             reasons.append(f"the machine itself took {pulse:.2f}x for a fixed hash")
@@ -140,12 +140,11 @@ def _compare(a: list[Row], b: list[Row], min_effect: float) -> Comparison:
     return Comparison(name, a_ms, b_ms, ratio, low, high, verdict, tuple(reasons), wrong)
 
 
-def _verdict(ratio: float, low: float, high: float, effect: float, doubt: float) -> Verdict:
+def _verdict(ratio: float, low: float, high: float, effect: float, least: float) -> Verdict:
     """Slower and faster need an interval without 1 and an effect as large as the doubt asks for."""
-    least = 1 + effect * doubt
-    if low > 1 and ratio > least:
+    if low > 1 and ratio > 1 + least:
         return "slower"
-    if high < 1 and ratio < 1 / least:
+    if high < 1 and ratio < 1 / (1 + least):
         return "faster"
     inside = 1 / (1 + effect) <= ratio <= 1 + effect
     narrow = 1 / (1 + 2 * effect) <= low and high <= 1 + 2 * effect

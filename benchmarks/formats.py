@@ -64,16 +64,27 @@ def _cell(row: Row, name: str) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def _markdown(rows: Sequence[Row]) -> str:
-    """A table to paste, its conditions below, and all fields in a comment that no page shows."""
+def table(rows: Sequence[Row]) -> str:
+    """A markdown table to paste, with its conditions below."""
     header = ["model", "engine", "precision", "threads", "window", "guidance", "ms/image", "± %"]
     header += ["p90", "patches/s", "cold ms", "peak MB", "GB/s", "GFLOP/s", "PSNR dB", "trust"]
     lines = [header, ["---"] * 6 + ["---:"] * 9 + ["---"]]
     lines += [_summary(row) for row in rows]
-    table = "\n".join("| " + " | ".join(_escape(c) for c in cells) + " |" for cells in lines)
-    data = _jsonl(rows).rstrip("\n").replace("--", "\\u002d\\u002d")
+    text = "\n".join("| " + " | ".join(_escape(c) for c in cells) + " |" for cells in lines)
     notes = "\n".join(f"- {line}" for line in remarks(rows))
-    return f"{table}\n\n{notes}\n\n<!-- flowship-bench\n{data}\n-->\n"
+    return f"{text}\n\n{notes}\n"
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    """The table, and all fields in a comment that no page shows."""
+    lines = (json.dumps(compact(row), ensure_ascii=False, allow_nan=False) for row in rows)
+    data = "\n".join(lines).replace("--", "\\u002d\\u002d")  # would end the comment
+    return f"{table(rows)}\n<!-- flowship-bench\n{data}\n-->\n"
+
+
+def compact(row: Row) -> dict[str, Any]:
+    """A row as JSON without what is not known."""
+    return {name: value for name, value in to_json(row).items() if value not in (None, [])}
 
 
 def _escape(cell: str) -> str:
@@ -118,27 +129,38 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Conditions, what was skipped and why, what is wrong with a number: each said once."""
-    found = []
+    found = [_conditions(row) for row in [r for r in rows if r.status == "ok"] or rows]
+    said: dict[str, list[str]] = {}  # what is said, of which rows
     for row in rows:
-        place = [row.machine, row.os, row.power, row.conditions]
-        if row.cores:
-            place.insert(1, f"{row.cores} cores")
-        version = f"flowship {row.flowship_version or '?'}"
-        version += f" ({row.commit})" if row.commit else ""
-        found.append("; ".join([*filter(None, place), version, row.engine_version or row.engine]))
-    for row in rows:
-        if row.status != "ok":
-            found.append(f"{row.status}: {row.name}: {row.reason}")
-        if row.extrapolated_patches:
-            found.append(
-                f"* {row.name}: extrapolated from the first {row.extrapolated_patches} patches of "
-                "each block; later patches attend to more"
-            )
-        found += [f"{row.name}: {row.trust}: {reason}" for reason in row.trust_reasons]
-        found += [f"{row.name}: {note}" for note in row.notes]
-        if row.accuracy_source:
-            found.append(f"accuracy: {row.accuracy_source}")
+        for text in _said(row):
+            said.setdefault(text, []).append(row.name)
+    for text, names in said.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        found.append(f"{text}: {names[0]}{more}")
+    found += [f"accuracy: {row.accuracy_source}" for row in rows if row.accuracy_source]
     return list(dict.fromkeys(found))
+
+
+def _conditions(row: Row) -> str:
+    cores = f"{row.cores} cores" if row.cores else None
+    version = f"flowship {row.flowship_version}" if row.flowship_version else None
+    if version and row.commit:
+        version += f" ({row.commit})"
+    engine = row.engine_version or row.engine
+    words = [row.machine, cores, row.os, row.power, row.conditions, version, engine]
+    return "; ".join(word for word in words if word)
+
+
+def _said(row: Row) -> list[str]:
+    found = [] if row.status == "ok" else [f"{row.status}: {row.reason}"]
+    found += [f"{row.trust}: {reason}" for reason in row.trust_reasons]
+    if row.extrapolated_patches:
+        found.append(
+            f"* extrapolated from the first {row.extrapolated_patches} patches of each block, "
+            "though later ones attend to more"
+        )
+    found += ["random weights"] * row.synthetic
+    return found + list(row.notes)
 
 
 _WRITERS: dict[str, Callable[[Sequence[Row]], str]] = {

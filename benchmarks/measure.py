@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from math import isfinite
 from statistics import median
 
@@ -72,13 +73,13 @@ class Job:
     """One case being measured: its row so far and its samples.
 
     Attributes:
-        factor: from the seconds of a run to those of a picture.
+        seconds: of each sample, what was not run extrapolated; ``spent``: of all runs together.
         numbers: of its samples in the watch's count.
     """
 
     row: Row
     contender: Contender
-    factor: float = 1.0
+    spent: float = 0.0
     seconds: list[float] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     joules: list[float] = field(default_factory=list)
@@ -89,11 +90,13 @@ class Job:
         before = energy.read()
         start = time.perf_counter()
         self.output = self.contender.run()
-        self.seconds.append(time.perf_counter() - start)
+        ran = time.perf_counter() - start
         after = energy.read()
+        self.spent += ran
+        self.seconds.append(ran + self.contender.unrun_seconds)
         self.numbers.append(watch.sampled())
         if before is not None and after is not None:
-            self.joules.append(after - before)
+            self.joules.append((after - before) * self.seconds[-1] / ran)
 
 
 def measure(
@@ -106,6 +109,7 @@ def measure(
     interleave: bool = True,
     limits: MeasureLimits | None = None,
     extra: Sequence[Job] = (),
+    template: Row | None = None,
     progress: Progress = lambda fraction, text: None,
 ) -> list[Row]:
     """Measure every case; a case that cannot run gives a row that says why.
@@ -115,9 +119,11 @@ def measure(
         interleave: all cases take turns, so that a busy moment hits all; else one after another,
             which needs memory for one alone.
         limits: measures what the machine can do with so many threads.
-        extra: more contenders that take turns, such as a baseline.
+        extra: more contenders that take turns in the first group, such as a baseline; their rows
+            are completed in place and not returned.
+        template: what all rows have in common; this machine unless given.
     """
-    template = _template(len(cases) + len(extra) if interleave else 1)
+    template = template or new_row()
     rows: dict[int, Row] = {}
     groups = [list(range(len(cases)))] if interleave else [[i] for i in range(len(cases))]
     for number, group in enumerate(groups):
@@ -137,17 +143,13 @@ def measure(
             take_turns(together, effort, tell)
             for i, job in jobs.items():
                 rows[i] = _finish(job, paths, cases[i], subject, effort, limits)
-    measured = [rows[i] for i in range(len(cases))] + [judged(summarized(j.row)) for j in extra]
-    return [
-        replace(row, synthetic=bool(i < len(cases) and synthetic and synthetic[cases[i].bundle]))
-        for i, row in enumerate(measured)
-    ]
+    random = [bool(synthetic) and synthetic[case.bundle] for case in cases]
+    return [replace(rows[i], synthetic=random[i]) for i in range(len(cases))]
 
 
-def _template(together: int) -> Row:
+def new_row() -> Row:
+    """A row of this machine, this version and this moment."""
     machine = this_machine()
-    words = [describe(machine.cores), "batch 1"]
-    words += [f"{together} cases taking turns in one process"] * (together > 1)
     return Row(
         model="",
         engine="",
@@ -159,7 +161,7 @@ def _template(together: int) -> Row:
         memory_gb=machine.memory_gb,
         os=machine.os,
         power=machine.power,
-        conditions=", ".join(words),
+        conditions=f"{describe(machine.cores)}, batch 1",
     )
 
 
@@ -199,7 +201,7 @@ def _open(
         plan_sha256=flow.plan.sha256,
         extrapolated_patches=contender.patches,
     )
-    return Job(row, contender, contender.factor)
+    return Job(row, contender)
 
 
 def _failed(row: Row, error: FlowshipError) -> Row:
@@ -220,9 +222,10 @@ def take_turns(jobs: Sequence[Job], effort: Effort, progress: Progress) -> None:
     while active := [job for job in jobs if not job.finished]:
         for job in active:
             _guarded(job, lambda job=job: job.sample(watch, energy))  # type: ignore[misc]
-            job.finished |= effort.is_done(job.seconds, sum(job.seconds))
+            job.finished |= effort.is_done(job.seconds, job.spent)
         progress(_fraction(jobs, effort), f"{len(active)} of {len(jobs)} cases still run")
     found = watch.disturbances()
+    turns = f", {len(jobs)} cases taking turns in one process" * (len(jobs) > 1)
     for job in jobs:
         own = [found[number] for number in job.numbers]
         others = [d.other_cores for d in own if d.other_cores is not None]
@@ -232,13 +235,14 @@ def take_turns(jobs: Sequence[Job], effort: Effort, progress: Progress) -> None:
             notes += ("the load of other programs cannot be read here (pip install psutil)",)
         job.row = replace(
             job.row,
-            samples_ms=tuple(1000 * job.factor * seconds for seconds in job.seconds),
+            samples_ms=tuple(1000 * seconds for seconds in job.seconds),
             sample_flags=tuple(d.flag for d in own),
             other_cores=median(others) if others else None,
             steal=median(stolen) if stolen else None,
             calibration_ms=watch.calibration_ms,
-            joules_per_image=job.factor * median(job.joules) if job.joules else None,
+            joules_per_image=median(job.joules) if job.joules else None,
             notes=notes,
+            conditions=f"{job.row.conditions or ''}{turns}",
         )
 
 
@@ -254,8 +258,7 @@ def _guarded(job: Job, run: Callable[[], object]) -> None:
 
 def _fraction(jobs: Sequence[Job], effort: Effort) -> float:
     shares = [
-        max(len(job.seconds) / effort.max_repeats, sum(job.seconds) / effort.max_seconds)
-        for job in jobs
+        max(len(job.seconds) / effort.max_repeats, job.spent / effort.max_seconds) for job in jobs
     ]
     return sum(
         1.0 if job.finished else min(s, 1.0) for job, s in zip(jobs, shares, strict=True)
@@ -295,7 +298,7 @@ def _with_limits(row: Row, job: Job, limits: MeasureLimits | None) -> Row:
     work, manifest = contender.count_work(), contender.flow.bundle.manifest
     branches = contender.guidance.branches
     assert row.precision
-    seconds = row.median_ms / 1000 / job.factor
+    seconds = row.median_ms / 1000 * _ran_share(job)
     moved = picture_bytes(manifest, work, made_for(row.engine), row.precision, branches)
     limit = limits(row.threads or 1)
     return replace(
@@ -305,6 +308,11 @@ def _with_limits(row: Row, job: Job, limits: MeasureLimits | None) -> Row:
         limit_read_gbps=limit.read_gbps,
         limit_gflops=limit.gflops,
     )
+
+
+def _ran_share(job: Job) -> float:
+    """The part of the samples' time that really ran; less than 1 where they are extrapolated."""
+    return job.spent / sum(job.seconds)
 
 
 # -- how right the picture is ----------------------------------------------------------------------
@@ -317,7 +325,7 @@ def _with_accuracy(job: Job, path: BundlePath, case: Case, subject: Subject) -> 
     images = picture_of(job.output, contender)
     row = replace(row, output_sha256=sha256_bytes(to_uint8(images)[0].tobytes()))
     quality = _quality(contender)
-    sequential = _reference(path, case, contender)
+    sequential = _reference(case, contender)
     if sequential is None:
         if quality is None:
             return replace(row, notes=(*row.notes, "no float32 to compare the picture with"))
@@ -374,11 +382,12 @@ def _quality(contender: FlowContender) -> Quality | None:
     return None
 
 
-def _reference(path: BundlePath, case: Case, contender: FlowContender) -> Case | None:
-    """Float32 sequential with the case's own engine where it has it, else with ONNX Runtime."""
+def _reference(case: Case, contender: FlowContender) -> Case | None:
+    """Float32 sequential: with ONNX Runtime where it is, another engine's witness, else its own."""
     precisions = contender.flow.bundle.manifest.precisions
-    for engine in (case.engine, "onnx"):
-        if "fp32" in precisions.get(made_for(engine), ()):
+    for engine in ("onnx", case.engine):
+        there = engine == case.engine or find_spec("onnxruntime") is not None
+        if there and "fp32" in precisions.get(made_for(engine), ()):
             device = case.device if engine == case.engine else "cpu"
             return replace(case, engine=engine, precision="fp32", device=device, window=1)
     return None

@@ -9,8 +9,7 @@ from math import log10
 from pathlib import Path
 
 from ..runtime.atomic import atomic_file
-from ..runtime.schema import to_json
-from .formats import reached, remarks
+from .formats import compact, reached, remarks
 from .row import EQUAL_DB, Row
 
 WIDTH, BAR, STRIP = 640, 18, 46  # of the drawings, in their own units
@@ -59,7 +58,7 @@ def report_html(rows: Sequence[Row]) -> str:
         _section("Conditions and remarks", _list(remarks(rows))),
     ]
     # "<" is the only character that could end the script element
-    data = json.dumps({"rows": [to_json(row) for row in rows]}, allow_nan=False)
+    data = json.dumps({"rows": [compact(row) for row in rows]}, allow_nan=False)
     data = data.replace("<", "\\u003c")
     count = f"{len(measured)} of {len(rows)} cases measured"
     models = ", ".join(dict.fromkeys(row.model for row in rows))

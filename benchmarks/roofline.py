@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ Floats = npt.NDArray[np.float32]
 STREAM_BYTES = 256 << 20  # several times the last cache of any laptop or phone
 CHUNK_BYTES = 1 << 20  # of one reduction: 30 us, so that the call itself costs nothing
 MATMUL_SIZE = 1024  # 2.1 GFLOP: the best rate of one core is reached from 512 on
+CHAIN = (2, 102)  # operators of the two models whose difference is the cost of an operator
 WARM_UP = 2
 
 # Bytes of one weight with its share of the scales: int8 has an fp16 scale for 128 weights, int4
@@ -96,20 +98,37 @@ def measure_matmul_gflops(threads: int, seconds: float, size: int = MATMUL_SIZE)
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
     """
+    stream = np.random.Generator(np.random.SFC64(0))
+    inputs = {name: stream.standard_normal((size, size), np.float32) for name in "ab"}
+    best = _best_seconds(_runner(_matmul_model(size), threads, inputs), seconds)
+    return 2 * size**3 / best / 1e9
+
+
+def measure_launch_seconds(threads: int, seconds: float) -> tuple[float, float]:
+    """(a call, one operator more in it): what ONNX Runtime takes when nothing is to be computed.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    inputs = {"a": np.ones((1, 1), np.float32)}
+    few, many = (
+        _best_seconds(_runner(_chain_model(length), threads, inputs), seconds / 2)
+        for length in CHAIN
+    )
+    operator = max(0.0, (many - few) / (CHAIN[1] - CHAIN[0]))
+    return max(0.0, few - CHAIN[0] * operator), operator
+
+
+def _runner(model: bytes, threads: int, inputs: dict[str, Floats]) -> Callable[[], object]:
     _check(threads)
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingExtraError("measuring the matrix rate", "onnxruntime", "onnx") from error
+        raise MissingExtraError("measuring limits", "onnxruntime", "onnx") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        _matmul_model(size), options, providers=["CPUExecutionProvider"]
-    )
-    stream = np.random.Generator(np.random.SFC64(0))
-    inputs = {name: stream.standard_normal((size, size), np.float32) for name in "ab"}
-    best = _best_seconds(lambda: session.run(None, inputs), seconds)
-    return 2 * size**3 / best / 1e9
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, inputs)
 
 
 def _check(threads: int) -> None:
@@ -132,14 +151,31 @@ def _best_seconds(run: Callable[[], object], seconds: float) -> float:
 
 def _matmul_model(size: int) -> bytes:
     """An ONNX model c = a @ b, written as protobuf so that the package onnx is not needed."""
+    return _model(size, [(b"MatMul", (b"a", b"b"), b"c")], (b"a", b"b"))
+
+
+def _chain_model(length: int) -> bytes:
+    """An ONNX model of ``length`` operators on one number."""
+    names = [b"a", *(b"t%d" % i for i in range(length - 1)), b"c"]
+    nodes = [(b"Neg", (before,), after) for before, after in pairwise(names)]
+    return _model(1, nodes, (b"a",))
+
+
+_Node = tuple[bytes, tuple[bytes, ...], bytes]  # operator, inputs, output
+
+
+def _model(size: int, nodes: Sequence[_Node], inputs: tuple[bytes, ...]) -> bytes:
+    """Nodes on float32 [size, size]; the last one's output is the model's."""
     dims = b"".join(_field(1, _field(1, size)) for _ in range(2))
-    shaped = _field(2, _field(1, _field(1, 1) + _field(2, dims)))  # float32 [size, size]
-    values = {name: _field(1, name) + shaped for name in (b"a", b"b", b"c")}
-    node = _field(1, b"a") + _field(1, b"b") + _field(2, b"c") + _field(4, b"MatMul")
-    graph = _field(1, node) + _field(2, b"matmul") + _field(11, values[b"a"])
-    graph += _field(11, values[b"b"]) + _field(12, values[b"c"])
-    opset = _field(2, 17)
-    return _field(1, 8) + _field(7, graph) + _field(8, opset)  # IR version 8
+    shaped = _field(2, _field(1, _field(1, 1) + _field(2, dims)))
+    graph = b""
+    for operator, names, output in nodes:
+        node = b"".join(_field(1, name) for name in names)
+        graph += _field(1, node + _field(2, output) + _field(4, operator))
+    graph += _field(2, b"limits")
+    graph += b"".join(_field(11, _field(1, name) + shaped) for name in inputs)
+    graph += _field(12, _field(1, nodes[-1][2]) + shaped)
+    return _field(1, 8) + _field(7, graph) + _field(8, _field(2, 17))  # IR version 8, opset 17
 
 
 def _field(number: int, value: bytes | int) -> bytes:
@@ -203,9 +239,7 @@ def model_costs(
         BundleError: the manifest does not say how many parameters the model has.
     """
     if precision not in WEIGHT_BYTES:
-        raise UsageError(
-            f"unknown precision {precision!r}: choose from {', '.join(WEIGHT_BYTES)}"
-        )
+        raise UsageError(f"unknown precision {precision!r}: choose from {', '.join(WEIGHT_BYTES)}")
     if window < 1:
         raise UsageError(f"window {window} is below 1")
     T = manifest.spec.image.num_patches

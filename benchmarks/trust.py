@@ -44,10 +44,10 @@ def _disturbed(row: Row) -> list[tuple[int, str]]:
     words = sorted({word for flag in row.sample_flags for word in flag.split("+") if word})
     level = _level(share, FLAGGED_NOISY, FLAGGED_BAD)
     if level:
-        load = f", other programs used {row.other_cores:.2g} cores" * bool(row.other_cores)
-        found.append(
-            (level, f"{share:.0%} of the samples were disturbed ({', '.join(words)}){load}")
-        )
+        reason = f"{share:.0%} of the samples were disturbed ({', '.join(words)})"
+        if row.other_cores:
+            reason += f", other programs used {row.other_cores:.2g} cores"
+        found.append((level, reason))
     if row.power and row.power.startswith("battery"):
         found.append((1, f"the machine ran on {row.power}"))
     return found

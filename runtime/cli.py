@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": ("benchmarks.command", "measure speed, memory and correctness over a grid"),
     "bench compare": ("benchmarks.compare_command", "faster, slower or the same as before"),
     "bench report": ("benchmarks.report_command", "draw measurements as one HTML file"),
+    "bench predict": ("benchmarks.predict_command", "time and memory on devices that are not here"),
     "interpolate": ("runtime.commands.interpolate", "a strip from one picture or seed to another"),
     "devices": ("benchmarks.devices_command", "profiles of phones, laptops and graphics cards"),
 }

@@ -70,6 +70,14 @@ class Guidance:
         """[branches, N, W, D] parameters and [W, 1] weights to guided [N, W, D] ones."""
         if self.branches == 1:
             return xa[0], xb[0]
-        guided_a = xa[0] + weights * (xa[0] - xa[1]) if "a" in self.what else xa[0]
-        guided_b = xb[0] + weights * (xb[0] - xb[1]) if "b" in self.what else xb[0]
+        guided_a = _away(xa, weights) if "a" in self.what else xa[0]
+        guided_b = _away(xb, weights) if "b" in self.what else xb[0]
         return guided_a, guided_b
+
+
+def _away(values: Floats, weights: Floats) -> Floats:
+    """values[0] + weights (values[0] - values[1]), with one allocation."""
+    found: Floats = values[0] - values[1]
+    found *= weights
+    found += values[0]
+    return found

@@ -389,9 +389,9 @@ def test_export_json_and_fp16_note(flowship: Terminal) -> None:
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help(flowship: Terminal, command: str) -> None:
-    ran = flowship.ok(command, "--help")
+    ran = flowship.ok(*command.split(), "--help")
     assert ran.out.startswith(f"usage: flowship {command}")
-    assert COMMANDS[command][1] in ran.out
+    assert "show this help message" in ran.out
     assert ran.err == ""
 
 

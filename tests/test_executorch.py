@@ -74,7 +74,9 @@ class Exported:
         bundle: Any = SimpleNamespace(
             manifest=manifest, artifact_path=lambda artifact: self.root / artifact.path
         )
-        return open_executorch(bundle, EngineOptions(self.precision, device, threads))
+        engine = open_executorch(bundle, EngineOptions(self.precision, device, threads))
+        assert isinstance(engine, ExecuTorchEngine)
+        return engine
 
 
 def golden(name: str) -> tuple[TarFlowConfig, dict[str, np.ndarray]]:

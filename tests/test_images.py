@@ -113,7 +113,7 @@ def test_distances_are_never_fooled_by_nan() -> None:
 def test_max_abs_error() -> None:
     a = np.array([[1, 2], [3, 4]], np.float32)
     assert max_abs_error(a, a) == 0
-    assert max_abs_error(a, a + np.float32([[0, 0], [-7, 1]])) == 7
+    assert max_abs_error(a, a + np.array([[0, 0], [-7, 1]], np.float32)) == 7
     assert max_abs_error(a[:0], a[:0]) == 0
     with pytest.raises(UsageError, match=r"shapes \(2, 2\) and \(2, 1\)"):
         max_abs_error(a, a[:, :1])

@@ -6,6 +6,7 @@ import argparse
 import importlib
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..bundle import Bundle
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _import_export_inspect():  # type: ignore[no-untyped-def]
+def _import_export_inspect() -> ModuleType:
     try:
         # By name: the runtime imports nothing of export.
         return importlib.import_module("flowship.export.inspect")

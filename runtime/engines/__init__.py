@@ -17,6 +17,7 @@ from .base import (
 )
 
 __all__ = [
+    "ENGINES",
     "ENGINE_NAMES",
     "ARStage",
     "Engine",

@@ -35,8 +35,10 @@ PROVIDER_PACKAGES = {
     "coreml": "the extra onnx has it on macOS",
     "webgpu": "pip install onnxruntime-webgpu (in place of the extra onnx)",
 }
+CONTEXT_BYTES = 16 << 20  # position + class rows of all patches are added up front below this
 IDLE_CACHE_BYTES = 16 << 20  # a closed stage with a larger cache is freed
 MASKED = {"fp32": -1e30, "fp16": -3e4}  # finite, and inside the range of the precision
+SMALL_BLOCK_BYTES = 32 << 20
 # Activations of such windows take more memory than what allocating them again takes time.
 SHRINKING_WINDOW = 256
 _CACHE_DTYPES: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16}
@@ -115,11 +117,19 @@ class OnnxEngine:
         rows = (branches, num_images)
         return _GqaStage(self, session, stage, self._patch_dim, rows, folded)
 
-    def keep_idle(self, stage: _GqaStage) -> None:
+    def keep_idle(self, stage: _GqaStage) -> bool:
         """Keep a closed stage with its buffers for the next picture, where they are small."""
         kept = any(stage.session is session for session in self._sessions.values())
-        if kept and stage.cache_bytes <= IDLE_CACHE_BYTES:
-            self._idle.setdefault((stage.block.name, *stage.rows), []).append(stage)
+        if not kept or stage.cache_bytes > IDLE_CACHE_BYTES:
+            return False
+        self._idle.setdefault((stage.block.name, *stage.rows), []).append(stage)
+        return True
+
+    def _release_idle(self) -> None:
+        for stages in self._idle.values():
+            for stage in stages:
+                stage.release()
+        self._idle.clear()
 
     def _open_core(self, stage: ARBlock, branches: int) -> ARStage:
         artifacts = self._find(stage, "step", branches)
@@ -131,11 +141,16 @@ class OnnxEngine:
 
     def open_vjp(self, stage: ARBlock) -> VJPStage:
         # Each matrix is used as it is and transposed: packing it for both would double the memory.
-        session = self._session(self._find(stage, "vjp", 1)[0], prepack=False)
+        artifact = self._find(stage, "vjp", 1)[0]
+        if self._weight_bytes(artifact) < SMALL_BLOCK_BYTES:
+            session = self._session(artifact, prepack=False)
+        else:  # it loads in a fiftieth of the time that it runs: keeping it only costs memory
+            path = self._bundle.artifact_path(artifact)
+            session = self._create_session(path, prepack=False)
         return _OnnxVjp(session, self._run_options(shrink=True))
 
     def close(self) -> None:
-        self._idle.clear()
+        self._release_idle()
         self._sessions.clear()
 
     @property
@@ -157,7 +172,7 @@ class OnnxEngine:
             if sum(map(self._weight_bytes, [artifact, *self._sessions])) > self._resident_bytes:
                 kept = {a: s for a, s in self._sessions.items() if a.stage == artifact.stage}
                 self._sessions = kept
-                self._idle.clear()
+                self._release_idle()
             path = self._bundle.artifact_path(artifact)
             self._sessions[artifact] = self._create_session(path, prepack)
         return self._sessions[artifact]
@@ -169,7 +184,7 @@ class OnnxEngine:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return options
 
-    def _create_session(self, path: Path, prepack: bool) -> onnxruntime.InferenceSession:
+    def _create_session(self, path: Path, prepack: bool = True) -> onnxruntime.InferenceSession:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.info.threads, 1
         options.log_severity_level = 4  # errors come as exceptions
@@ -269,6 +284,7 @@ class _GqaStage:
         )
         self._bindings: dict[int, _Binding] = {}
         self._pos = self._classes = np.zeros(0, np.float32)
+        self._context: Floats | None = None
 
     def _cache_value(self, shape: tuple[int, ...], dtype: npt.DTypeLike, device: str) -> Any:
         zeros = np.zeros(shape, dtype)  # zeros: a NaN behind the mask would still poison
@@ -278,6 +294,8 @@ class _GqaStage:
 
     def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
         self._pos, self._classes = pos, classes[:, :, None]
+        rows = classes.shape[0] * classes.shape[1]
+        self._context = pos + self._classes if pos.nbytes * rows <= CONTEXT_BYTES else None
         if self.folded:
             self.qkv_scale[0, :, 0] = q_scale
 
@@ -288,14 +306,24 @@ class _GqaStage:
             binding = self._bindings[window] = _Binding(self, window)
         end = position + window
         binding.x[:] = x
-        np.add(self._pos[position:end], self._classes, out=binding.context)
+        if self._context is not None:
+            binding.context[:] = self._context[:, :, position:end]
+        else:
+            np.add(self._pos[position:end], self._classes, out=binding.context)
         self.seqlens_k[:] = end - 1
         self.total_len[...] = end
         binding.run()
         return binding.xa, binding.xb
 
     def close(self) -> None:
-        self._engine.keep_idle(self)
+        if not self._engine.keep_idle(self):
+            self.release()
+
+    def release(self) -> None:
+        """Free the buffers and let go of the session, whoever still holds this stage."""
+        self._bindings.clear()  # they refer to the stage: only the garbage collector would find it
+        self.cache.clear()
+        del self.session
 
 
 class _CoreStage:
@@ -378,13 +406,13 @@ class _OnnxVjp:
         return grad
 
     def close(self) -> None:
-        pass
+        del self._session
 
 
 def _default_threads(block_bytes: int) -> int:
     """One thread for small blocks, where a second one costs more than it brings."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return 1 if block_bytes < 32 << 20 else min(cores or 1, 8)
+    return 1 if block_bytes < SMALL_BLOCK_BYTES else min(cores or 1, 8)
 
 
 def _resident_bytes() -> int:

@@ -5,9 +5,13 @@
 // take physical pages only where they are touched. All functions are for one thread at a time per
 // program. A null pointer or a value other than 0 means failure; flowship_error() has the words.
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -19,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include <executorch/extension/data_loader/buffer_data_loader.h>
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 #include <executorch/runtime/backend/backend_options_map.h>
@@ -28,6 +33,7 @@
 
 using executorch::aten::ScalarType;
 using executorch::aten::SizesType;
+using executorch::extension::BufferDataLoader;
 using executorch::extension::from_blob;
 using executorch::extension::Module;
 using executorch::extension::TensorPtr;
@@ -102,25 +108,45 @@ int fail(const char* what, Error error) {
   return fail(std::string(what) + code);
 }
 
-class Arena {
+// A region of memory from mmap: zeros, or a file that is only read.
+class Mapping {
  public:
-  explicit Arena(size_t size) : size_(size) {
-    if (size == 0) return;
-    void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data == MAP_FAILED) throw std::bad_alloc();
-    data_ = static_cast<uint8_t*>(data);
+  static Mapping zeros(size_t size) {
+    if (size == 0) return Mapping(nullptr, 0);
+    return map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
   }
-  Arena(Arena&& other) noexcept
+  static Mapping file(const char* path) {
+    const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) throw std::runtime_error(std::strerror(errno));
+    struct stat info;
+    const bool known = fstat(descriptor, &info) == 0 && info.st_size > 0;
+    try {
+      if (!known) throw std::runtime_error("the file is empty");
+      Mapping mapped = map(static_cast<size_t>(info.st_size), PROT_READ, MAP_PRIVATE, descriptor);
+      close(descriptor);
+      return mapped;
+    } catch (...) {
+      close(descriptor);
+      throw;
+    }
+  }
+  Mapping(Mapping&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  ~Arena() {
+  ~Mapping() {
     if (data_ != nullptr) munmap(data_, size_);
   }
-  Span<uint8_t> span() const { return {data_, size_}; }
-  void clear() { std::fill_n(data_, size_, uint8_t{0}); }
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
 
  private:
-  uint8_t* data_ = nullptr;
+  Mapping(void* data, size_t size) : data_(static_cast<uint8_t*>(data)), size_(size) {}
+  static Mapping map(size_t size, int protection, int flags, int descriptor) {
+    void* data = mmap(nullptr, size, protection, flags, descriptor, 0);
+    if (data == MAP_FAILED) throw std::bad_alloc();
+    return Mapping(data, size);
+  }
+
+  uint8_t* data_;
   size_t size_;
 };
 
@@ -130,7 +156,13 @@ struct LoadedMethod {
 };
 
 struct LoadedProgram {
-  std::vector<Arena> arenas;  // by mem_id - 1; declared first, since methods point into them
+  explicit LoadedProgram(const char* path) : file(Mapping::file(path)) {}
+
+  // Declared first, since methods point into them. The whole file stays mapped as long as the
+  // program lives: ExecuTorch's own loader unmaps each weight once it should have been packed,
+  // and a graph that reads one later would read unmapped memory.
+  Mapping file;
+  std::vector<Mapping> arenas;  // by mem_id - 1
   std::vector<std::unique_ptr<LoadedMethod>> methods;
   std::unique_ptr<Module> module;
 };
@@ -160,7 +192,7 @@ void reserve_arenas(LoadedProgram& program) {
       sizes[i] = std::max(sizes[i], static_cast<size_t>(size));
     }
   }
-  for (size_t size : sizes) program.arenas.emplace_back(size);
+  for (size_t size : sizes) program.arenas.push_back(Mapping::zeros(size));
 }
 
 Error load_method(LoadedProgram& program, const std::string& name) {
@@ -170,7 +202,7 @@ Error load_method(LoadedProgram& program, const std::string& name) {
   auto method = std::make_unique<LoadedMethod>();
   for (size_t i = 0; i < meta->num_memory_planned_buffers(); ++i) {
     const size_t size = static_cast<size_t>(meta->memory_planned_buffer_size(i).get());
-    method->spans.push_back({program.arenas[i].span().data(), size});
+    method->spans.push_back({program.arenas[i].data(), size});
   }
   method->allocator = std::make_unique<HierarchicalAllocator>(
       Span<Span<uint8_t>>(method->spans.data(), method->spans.size()));
@@ -198,8 +230,9 @@ int flowship_threads(int count) {
 void* flowship_open(const char* path) {
   Capture capture;
   try {
-    auto program = std::make_unique<LoadedProgram>();
-    program->module = std::make_unique<Module>(path, Module::LoadMode::Mmap);
+    auto program = std::make_unique<LoadedProgram>(path);
+    program->module = std::make_unique<Module>(
+        std::make_unique<BufferDataLoader>(program->file.data(), program->file.size()));
     BackendOption option{};
     std::strncpy(option.key, "weight_cache_enabled", sizeof option.key - 1);
     option.value = true;
@@ -272,7 +305,9 @@ int flowship_run(void* binding) {
 // Zeroes the mutable buffers.
 void flowship_clear(void* program) {
   auto* loaded = static_cast<LoadedProgram*>(program);
-  for (size_t i = 1; i < loaded->arenas.size(); ++i) loaded->arenas[i].clear();
+  for (size_t i = 1; i < loaded->arenas.size(); ++i) {
+    std::memset(loaded->arenas[i].data(), 0, loaded->arenas[i].size());
+  }
 }
 
 }  // extern "C"

@@ -1,0 +1,238 @@
+"""``flowship bench`` itself, with an engine whose time we know."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from flowship.benchmarks.contender import FlowContender, Subject
+from flowship.benchmarks.formats import read_rows
+from flowship.benchmarks.grid import Case
+from flowship.benchmarks.work import picture_bytes, picture_flops
+from flowship.runtime import Flow
+from flowship.runtime.cli import main
+from flowship.runtime.engines import ENGINES, EngineOptions, find_engine
+from flowship.runtime.hashing import sha256_bytes
+from flowship.runtime.images import unpatchify
+
+FAST = ("--no-cold", "--no-limits", "-q", "--threads", "1", "--warm-up", "1")
+
+Floats = npt.NDArray[np.float32]
+
+
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """pace(seconds, error=0) makes the engine sleep that long in each block, and compute wrong.
+
+    With few patches the sleep is nearly all of the time, however busy the machine is.
+    """
+    real = find_engine("onnx")
+
+    def set_pace(seconds: float, error: float = 0.0) -> None:
+        def factory(bundle: Any, options: EngineOptions) -> Any:
+            engine = real(bundle, options)
+            opened = engine.open
+
+            def slow_open(stage: Any, **settings: Any) -> Any:
+                inner = opened(stage, **settings)
+                return _Slow(inner, seconds, error)
+
+            monkeypatch.setattr(engine, "open", slow_open)
+            return engine
+
+        monkeypatch.setitem(ENGINES, "onnx", factory)
+
+    return set_pace
+
+
+class _Slow:
+    def __init__(self, inner: Any, seconds: float, error: float) -> None:
+        self._inner, self._seconds, self._error = inner, seconds, error
+        self.windows = inner.windows
+
+    def begin(self, *rows: Any) -> None:
+        time.sleep(self._seconds)
+        self._inner.begin(*rows)
+
+    def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
+        xa, xb = self._inner.step(x, position)
+        return xa, xb + np.float32(self._error if x.shape[1] > 1 else 0.0)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def bench(path: Path, *options: str) -> int:
+    return main(["bench", *FAST, "--patches", "2", "-r", "12", "-o", str(path), *options])
+
+
+def test_the_same_thing_twice_is_the_same_and_a_slowed_engine_fails(
+    tmp_path: Path, pace: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, slow = (tmp_path / name for name in ("a.jsonl", "b.sqlite", "slow.csv"))
+    pace(0.02)
+    assert bench(a) == bench(b) == 0
+    pace(0.05)
+    assert bench(slow) == 0
+    capsys.readouterr()
+    options = ["--json", "--min-effect", "20%", "--fail-if-slower", "5%"]
+    assert main(["bench", "compare", str(a), str(b), *options]) == 0
+    assert _verdicts(capsys) == ["same"]
+    assert main(["bench", "compare", str(a), str(slow), *options]) == 1
+    assert _verdicts(capsys) == ["slower"]
+    assert main(["bench", "compare", str(slow), str(a), *options]) == 0
+    assert _verdicts(capsys) == ["faster"]
+    assert main(["bench", "compare", str(a), str(slow), "--fail-if-slower", "5%"]) == 1
+    output = capsys.readouterr()
+    assert "slower" in output.out
+    assert "regression: " in output.err
+
+
+def _verdicts(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    document = json.loads(capsys.readouterr().out)
+    return [comparison["verdict"] for comparison in document["comparisons"]]
+
+
+def test_a_wrong_picture_is_not_trustworthy(tmp_path: Path, pace: Callable[..., None]) -> None:
+    path = tmp_path / "a.json"
+    pace(0.0, error=0.01)  # in windows alone: the sequential reference is right
+    assert main(["bench", *FAST, "-r", "5", "--window", "1,4", "-o", str(path)]) == 0
+    right, wrong = read_rows(path)
+    assert right.psnr_db == 200
+    assert wrong.psnr_db is not None and wrong.psnr_db < 90
+    assert wrong.output_sha256 != right.output_sha256
+    assert wrong.trust == "not trustworthy"
+    assert any("wrong picture" in reason for reason in wrong.trust_reasons)
+
+
+def test_a_row_of_the_embedded_model_is_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--threads", "1", "-r", "3", "--warm-up", "1", "--json", "--window", "1,4,99"]
+    status = main(["bench", *options, "--no-limits", "--precision", "fp32,int3"])
+    output = capsys.readouterr()
+    assert status == 0
+    rows = json.loads(output.out)["rows"]
+    assert [row["status"] for row in rows] == ["ok", "ok", *["skipped"] * 4]
+    assert all(row["reason"] for row in rows[2:])
+    one, four = rows[:2]
+    with Flow.open() as flow:
+        pixels = flow.generate(seed=7, label=0).pictures()
+        assert one["model_sha256"] == flow.bundle.sha256
+    assert one["output_sha256"] == sha256_bytes(pixels[0].tobytes())
+    assert one["psnr_db"] == 200
+    assert four["psnr_db"] > 90
+    for row in (one, four):
+        assert len(row["samples_ms"]) == len(row["sample_flags"]) == 3
+        assert row["ttfi_ms"] > row["load_ms"] > 0
+        assert row["bits_per_dim_change"] is not None
+        assert "manifest" in row["accuracy_source"]
+        assert row["trust"]
+        assert row["cores"] >= 1
+        assert row["engine_version"].startswith("onnxruntime")
+    if sys.platform == "linux":
+        assert 20 < one["peak_memory_mb"] < 2000
+
+
+def test_the_first_patches_are_extrapolated_and_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.html"
+    assert main(["bench", *FAST, "-r", "3", "--patches", "9", "-o", str(path)]) == 0
+    assert "* extrapolated from the first 9 patches" in capsys.readouterr().out
+    (row,) = read_rows(path)
+    assert row.extrapolated_patches == 9
+    assert row.psnr_db == 200
+    assert row.ttfi_ms is None
+
+
+def test_all_patches_one_by_one_give_the_whole_picture() -> None:
+    case = Case(0, "onnx", "fp32", "cpu", 1, None, 2.0)
+    whole, parts = (FlowContender(None, case, Subject(patches=p)) for p in (None, 49))
+    try:
+        state = parts.run()
+        images = unpatchify(state, whole.flow.spec.image)
+        np.testing.assert_array_equal(images, whole.run())
+    finally:
+        whole.close()
+        parts.close()
+
+
+def test_work_counts_the_calls() -> None:
+    case = Case(0, "onnx", "fp32", "cpu", 1, 1, 0.0)
+    contender = FlowContender(None, case, Subject())
+    try:
+        work, manifest = contender.count_work(), contender.flow.bundle.manifest
+    finally:
+        contender.close()
+    assert set(work.calls.values()) == {48}
+    assert work.calls == work.evaluated
+    assert manifest.source.num_parameters
+    weights = 4 * manifest.source.num_parameters * 48  # of all blocks, read in each call
+    assert picture_bytes(manifest, work, "onnx", "fp32", 1) == pytest.approx(weights, rel=0.1)
+    assert picture_flops(manifest, work, 1) == pytest.approx(weights / 2, rel=0.1)
+    assert picture_flops(manifest, work, 2) == 2 * picture_flops(manifest, work, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
+def test_a_busy_machine_is_noticed(tmp_path: Path) -> None:
+    loop = [sys.executable, "-c", "while True: pass"]
+    path = tmp_path / "a.json"
+    with subprocess.Popen(loop) as first, subprocess.Popen(loop) as second:
+        try:
+            time.sleep(0.2)
+            assert main(["bench", *FAST, "-r", "25", "-o", str(path)]) == 0
+        finally:
+            first.kill()
+            second.kill()
+    (row,) = read_rows(path)
+    assert row.trust == "not trustworthy"
+    assert "other programs used" in " ".join(row.trust_reasons)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threads", "1,x"], "--threads 'x'"),
+        (["--patches", "1"], "--patches 1"),
+        (["--min-repeats", "5", "--max-repeats", "2"], "cannot be measured"),
+        (["-o", "rows.txt"], "no format is called '.txt'"),
+        (["--model", "tarflow-mars"], "unknown model 'tarflow-mars'"),
+    ],
+)
+def test_misuse(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "-q", *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("flowship bench: ")
+    assert message in error
+
+
+def test_an_engine_that_does_not_exist_is_a_row_and_a_failure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["bench", *FAST, "--engine", "teapot"]) == 1
+    assert "nothing for teapot" in capsys.readouterr().out
+
+
+def test_a_synthetic_model_is_exported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = ["--model", "tarflow-tiny", "-r", "3", "--json"]
+    assert main(["bench", *FAST, *options]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["model"] == "tarflow-tiny"
+    assert row["synthetic"]
+    (made,) = (tmp_path / "flowship" / "bench").iterdir()
+    before = made.stat().st_mtime_ns
+    assert main(["bench", *FAST, *options]) == 0
+    assert made.stat().st_mtime_ns == before

@@ -1,0 +1,181 @@
+"""Samples to verdicts: statistics, flags from recorded readings, trust, comparison."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flowship.benchmarks.compare import compare_rows, regressions, select
+from flowship.benchmarks.conditions import (
+    CpuTimes,
+    Reading,
+    Watch,
+    disturbance,
+    parse_proc_stat,
+    read_now,
+)
+from flowship.benchmarks.energy import EnergyCounter
+from flowship.benchmarks.row import Row, summarized, usable
+from flowship.benchmarks.stats import median_uncertainty, ratio_interval, relative_iqr
+from flowship.benchmarks.trust import judged
+from flowship.runtime.errors import UsageError
+
+STAT = """cpu  10000 200 3000 80000 400 10 90 300 0 0
+cpu0 5000 100 1500 40000 200 5 45 150 0 0
+ctxt 12345
+"""
+
+
+def samples(median: float, spread: float, count: int = 40, seed: int = 0) -> tuple[float, ...]:
+    """Skewed times around a median."""
+    noise = np.random.default_rng(seed).gamma(4.0, 1.0, count)
+    return tuple(median * (1 + spread * (noise - np.median(noise))))
+
+
+def row(times: tuple[float, ...], **fields: object) -> Row:
+    found = summarized(Row(model="m", engine="onnx", precision="fp32", samples_ms=times))
+    return judged(replace(found, **fields))  # type: ignore[arg-type]
+
+
+def test_statistics_of_known_samples() -> None:
+    times = [float(n) for n in range(1, 102)]
+    found = summarized(Row(model="m", engine="e", samples_ms=tuple(times), num_patches=51))
+    assert (found.median_ms, found.p90_ms, found.p99_ms, found.min_ms) == (51, 91, 100, 1)
+    assert found.spread == pytest.approx(50 / 51)
+    assert found.patches_per_s == pytest.approx(1000)
+    assert relative_iqr([3.0] * 5) == 0
+    assert median_uncertainty([3.0] * 5) == 0
+    assert median_uncertainty(times) == pytest.approx(10 / 51, abs=0.01)
+
+
+def test_the_interval_is_the_same_every_time_and_holds_the_ratio() -> None:
+    a, b = samples(20, 0.02), samples(22, 0.02, seed=1)
+    assert ratio_interval(a, b) == ratio_interval(a, b)
+    ratio, low, high = ratio_interval(a, b)
+    assert low < ratio < high
+    assert ratio == pytest.approx(1.1, abs=0.03)
+
+
+def test_proc_stat_of_linux() -> None:
+    times = parse_proc_stat(STAT, 100)
+    assert times == CpuTimes(busy=133.0, idle=804.0, steal=3.0)
+
+
+@pytest.mark.parametrize(
+    ("busy", "steal", "slowdown", "flag"),
+    [
+        (1.0, 0.0, 1.0, ""),  # our own second of work
+        (1.9, 0.0, 1.0, "busy"),
+        (1.0, 0.1, 1.0, "steal"),
+        (1.0, 0.0, 1.33, "throttled"),
+        (2.0, 0.2, 1.5, "busy+steal+throttled"),
+    ],
+)
+def test_recorded_readings_are_flagged(
+    busy: float, steal: float, slowdown: float, flag: str
+) -> None:
+    before = Reading(0.0, 0.0, CpuTimes(100.0, 900.0, 1.0), 0.001)
+    later = CpuTimes(100.0 + busy, 900.0 + 2 - busy - steal, 1.0 + steal)
+    after = Reading(1.0, 1.0, later, 0.001 * slowdown)
+    assert disturbance(before, after, 0.001).flag == flag
+
+
+def test_samples_of_a_window_share_its_disturbance() -> None:
+    quiet, loud = CpuTimes(1.0, 1.0, 0.0), CpuTimes(2.9, 1.1, 0.0)
+    readings = iter([Reading(-1.0, 0, quiet, 1e-3), Reading(0.0, 0, loud, 1e-3)])
+    watch = Watch(lambda: next(readings))
+    assert watch.sampled() == 0  # a second after the first reading: closes the window
+    assert [d.flag for d in watch.disturbances()] == ["busy"]
+
+
+def test_a_real_reading_has_sense() -> None:
+    before, after = read_now(), read_now()
+    assert after.wall > before.wall
+    assert after.own >= before.own
+    assert 0 < before.calibration < 1
+
+
+def test_flagged_samples_are_left_out_while_enough_remain() -> None:
+    times, flags = (1.0,) * 8 + (9.0,) * 4, ("",) * 8 + ("busy",) * 4
+    assert usable(times, flags) == times[:8]
+    assert usable(times, ("busy",) * 12) == times
+
+
+def test_trust() -> None:
+    good = row(samples(20, 0.01))
+    assert good.trust == "trusted"
+    busy = row(good.samples_ms, sample_flags=("busy",) * 40, other_cores=0.9)
+    assert busy.trust == "not trustworthy"
+    assert "other programs used 0.9 cores" in busy.trust_reasons[0]
+    assert row(samples(20, 0.08)).trust == "noisy"
+    assert row((20.0, 20.0)).trust == "not trustworthy"
+    assert row(good.samples_ms, power="battery 57 %").trust == "noisy"
+    wrong = row(good.samples_ms, psnr_db=60.0)
+    assert wrong.trust == "not trustworthy"
+    assert "wrong picture" in wrong.trust_reasons[0]
+    assert row(good.samples_ms, psnr_db=30.0, precision="int4").trust == "trusted"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(1.0, "same"), (1.1, "slower"), (0.9, "faster"), (1.01, "same")]
+)
+def test_verdicts(ratio: float, verdict: str) -> None:
+    a, b = row(samples(20, 0.01)), row(samples(20 * ratio, 0.01, seed=1))
+    (found,) = compare_rows([a], [b])
+    assert found.verdict == verdict
+    assert bool(regressions([found], 0.05)) == (ratio == 1.1)
+
+
+def test_scattered_samples_are_unclear() -> None:
+    a, b = row(samples(20, 0.2, 12)), row(samples(20.5, 0.2, 12, seed=1))
+    assert compare_rows([a], [b])[0].verdict == "unclear"
+
+
+def test_a_disturbed_row_needs_a_large_effect() -> None:
+    a = row(samples(20, 0.01))
+    flags = ("busy",) * 40
+    small = row(samples(22, 0.01, seed=1), sample_flags=flags)
+    large = row(samples(40, 0.01, seed=1), sample_flags=flags)
+    assert compare_rows([a], [small])[0].verdict == "unclear"
+    assert compare_rows([a], [large])[0].verdict == "slower"
+
+
+def test_a_machine_that_was_slower_itself_is_no_regression() -> None:
+    a = row(samples(20, 0.01), calibration_ms=0.10, machine="x")
+    b = row(samples(22, 0.01, seed=1), calibration_ms=0.11, machine="x")
+    (found,) = compare_rows([a], [b])
+    assert found.verdict == "unclear"
+    assert "the machine itself" in found.reasons[-1]
+
+
+def test_a_wrong_picture_fails_whatever_its_time() -> None:
+    a, b = row(samples(20, 0.01)), row(samples(10, 0.01), psnr_db=20.0)
+    (found,) = compare_rows([a], [b])
+    assert found.verdict == "unclear"
+    assert regressions([found], 0.05) == [found]
+
+
+def test_cases_are_matched_by_their_settings() -> None:
+    a = [row(samples(20, 0.01), threads=1), row(samples(12, 0.01), threads=2)]
+    assert [c.verdict for c in compare_rows(a, a)] == ["same", "same"]
+    with pytest.raises(UsageError, match="differ in threads: say --ignore threads"):
+        compare_rows(a[:1], a[1:])
+    (found,) = compare_rows(select(a, ["threads=1"]), select(a, ["threads=2"]), ignore=["threads"])
+    assert found.verdict == "faster"
+    with pytest.raises(UsageError, match="no row has threads=3"):
+        select(a, ["threads=3"])
+    with pytest.raises(UsageError, match="not FIELD=VALUE"):
+        select(a, ["colour=red"])
+
+
+def test_energy_of_counters_that_wrap(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    (zone / "max_energy_range_uj").write_text("10000000")
+    (zone / "energy_uj").write_text("9000000")
+    counter = EnergyCounter(tmp_path)
+    (zone / "energy_uj").write_text("1000000")
+    assert counter.read() == pytest.approx(2.0)
+    assert EnergyCounter(tmp_path / "none").read() is None
