@@ -297,7 +297,7 @@ def test_both_runtimes_give_the_same_bits(
 
 @pytest.mark.parametrize("name", ["dynamic0", "static", "fp16"])
 def test_weights_are_stored_once(programs: dict[str, Exported], name: str) -> None:
-    """The rest, graphs of all methods, took 115 to 180 KB."""
+    """The rest, the graphs of all methods, takes 50 to 165 KB."""
     exported = programs[name]
     width = 4 if exported.precision == "fp32" else 2
     weights = sum(array.size * width for array in exported.weights.network.values())

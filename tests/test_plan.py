@@ -1,4 +1,4 @@
-"""Plans: what is measured, what is chosen, what is saved, and that pictures do not depend on time."""
+"""Plans: what is measured, chosen and saved, and that pictures do not depend on time."""
 
 from __future__ import annotations
 

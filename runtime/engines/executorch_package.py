@@ -11,13 +11,14 @@ import numpy as np
 
 from ..errors import BundleError, EngineError, MissingExtraError
 from .executorch_program import Array, Floats
+from .quiet import quiet_native_stderr
 
 
 class PackageRuntime:
     def __init__(self, version: str) -> None:
         self.version = f"executorch {version} (python)"
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), quiet_native_stderr():
                 # "This API is experimental": there is no other one in Python.
                 warnings.simplefilter("ignore")
                 import executorch.extension.pybindings.portable_lib as native
@@ -34,7 +35,8 @@ class PackageRuntime:
         return PackageProgram(self._runtime, self._torch, path)
 
     def set_threads(self, count: int) -> None:
-        self._native._unsafe_reset_threadpool(count)
+        with quiet_native_stderr():
+            self._native._unsafe_reset_threadpool(count)
 
 
 class PackageProgram:
