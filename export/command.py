@@ -57,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="window lengths of static graphs (%(default)s)",
     )
     form.add_argument(
-        "--executorch-dynamic", action="store_true", help="one ExecuTorch method for all windows"
+        "--executorch-static",
+        action="store_true",
+        help="ExecuTorch methods for --windows in place of one for every length",
     )
     form.add_argument("--no-denoise", action="store_true", help="leave out the denoising graphs")
     add_report(parser)
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         options=TargetOptions(
             onnx_form=arguments.onnx_form,
             windows=_windows(arguments.windows),
-            executorch_dynamic=arguments.executorch_dynamic,
+            executorch_dynamic=not arguments.executorch_static,
             denoise=not arguments.no_denoise,
         ),
         data=arguments.data,

@@ -74,7 +74,11 @@ def test_runs_take_turns_and_warm_up_does_not_count() -> None:
     order: list[str] = []
 
     def run(name: str) -> Any:
-        return lambda: (order.append(name), np.zeros(1, np.float32))[1]
+        def once() -> Any:
+            order.append(name)
+            return np.zeros(1, np.float32)
+
+        return once
 
     samples, images = take_turns({"a": run("a"), "b": run("b")}, rounds=2, warm_up=1)
     assert order == ["a", "b"] * 3

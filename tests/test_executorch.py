@@ -128,13 +128,14 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     found = {}
     for b in (0, 1):  # from one template
         weights = golden_block(tensors, b)
-        found[f"dynamic{b}"] = export(root, config, weights, b, "fp32", executorch_dynamic=True)
+        found[f"dynamic{b}"] = export(root, config, weights, b, "fp32")
     config, tensors = golden("tiny_uncond_model_2_64_2_1_0.10.pth")
     weights = golden_block(tensors, 1)
-    options = {"windows": (1, 4), "denoise": False}
+    options = {"windows": (1, 4), "denoise": False, "executorch_dynamic": False}
     found["static"] = export(root / "static", config, weights, 1, "fp32", **options)
     config, weights = without_nvp()
-    found["fp16"] = export(root / "fp16", config, weights, 0, "fp16", windows=(1,))
+    options = {"windows": (1,), "executorch_dynamic": False}
+    found["fp16"] = export(root / "fp16", config, weights, 0, "fp16", **options)
     return found
 
 

@@ -25,7 +25,7 @@ class TargetOptions:
 
     onnx_form: Literal["gqa", "core"] = "gqa"
     windows: tuple[int, ...] = (1, 8, 32)
-    executorch_dynamic: bool = False
+    executorch_dynamic: bool = True
     denoise: bool = True
 
     def windows_up_to(self, num_patches: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ...runtime.engines.quiet import quiet_native_stderr
 from ...runtime.errors import MissingExtraError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
@@ -114,7 +115,11 @@ def lower(plan: ProgramPlan, weights: Weights, path: Path) -> None:
     """
     none = np.zeros(0, np.float32)  # position and class rows are host data
     block = BlockWeights(dict(weights), none, none).module(plan.config)
-    with _quiet(), torch.no_grad():  # without no_grad the cache cannot be written in place
+    with (
+        _quiet(),
+        quiet_native_stderr(),
+        torch.no_grad(),
+    ):  # without no_grad the cache cannot be written in place
         _check_installed()
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import (

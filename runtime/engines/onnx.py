@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from ..manifest import Artifact
 from ..spec import ARBlock
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
 from .menu import split_window
+from .resources import SMALL_BLOCK_BYTES, default_threads, resident_bytes
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,7 +38,6 @@ PROVIDER_PACKAGES = {
 CONTEXT_BYTES = 16 << 20  # position + class rows of all patches are added up front below this
 IDLE_CACHE_BYTES = 16 << 20  # a closed stage with a larger cache is freed
 MASKED = {"fp32": -1e30, "fp16": -3e4}  # finite, and inside the range of the precision
-SMALL_BLOCK_BYTES = 32 << 20
 # Activations of such windows take more memory than what allocating them again takes time.
 SHRINKING_WINDOW = 256
 _CACHE_DTYPES: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16}
@@ -70,8 +69,8 @@ class OnnxEngine:
                 f"{', '.join(d for d, p in PROVIDERS.items() if p in available)}): "
                 f"{PROVIDER_PACKAGES.get(options.device, 'reinstall it')}"
             )
-        threads = options.threads or _default_threads(self._largest_block_bytes())
-        self._resident_bytes = _resident_bytes()
+        threads = options.threads or default_threads(self._largest_block_bytes())
+        self._resident_bytes = resident_bytes()
         self._sessions: dict[Artifact, onnxruntime.InferenceSession] = {}
         self._idle: dict[tuple[str, int, int], list[_GqaStage]] = {}
         version = f"onnxruntime {onnxruntime.__version__}"
@@ -407,19 +406,6 @@ class _OnnxVjp:
 
     def close(self) -> None:
         del self._session
-
-
-def _default_threads(block_bytes: int) -> int:
-    """One thread for small blocks, where a second one costs more than it brings."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return 1 if block_bytes < SMALL_BLOCK_BYTES else min(cores or 1, 8)
-
-
-def _resident_bytes() -> int:
-    """A third of the machine's memory: packed weights of all blocks may take that much."""
-    if not hasattr(os, "sysconf"):
-        return 4 << 30
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
 
 
 @register_engine("onnx")

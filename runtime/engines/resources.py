@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+SMALL_BLOCK_BYTES = 32 << 20  # a block whose weights fit the caches of common CPUs
+
 
 def default_threads(block_bytes: int) -> int:
     """One thread for small blocks, where a second one costs more than it brings."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return 1 if block_bytes < 32 << 20 else min(cores or 1, 8)
+    return 1 if block_bytes < SMALL_BLOCK_BYTES else min(cores or 1, 8)
 
 
 def resident_bytes() -> int:
