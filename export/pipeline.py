@@ -184,19 +184,21 @@ class _Export:
 
     def _convert(self) -> tuple[list[Artifact], dict[str, ArrayEntry]]:
         artifacts, arrays = [], {"var": self._write_array("var", self.checkpoint.var())}
-        total, done = len(self.spec.ar_blocks) * len(self.jobs), 0
-        for stage in self.spec.ar_blocks:
+        costs = [job.target.first_block_cost for job in self.jobs]
+        total = sum(costs) + len(self.jobs) * (len(self.spec.ar_blocks) - 1)
+        done = 0.0
+        for number, stage in enumerate(self.spec.ar_blocks):
             weights = self.checkpoint.block(stage.block)
             for name, array in (("pos", weights.pos), ("classes", weights.classes)):
                 arrays[f"{stage.name}.{name}"] = self._write_array(f"{stage.name}.{name}", array)
-            for job in self.jobs:
+            for job, first in zip(self.jobs, costs, strict=True):
                 fraction = self.converting * done / total
                 self.progress.update(fraction, f"converting {stage.name} to {job}")
                 options, precision = self.request.options, job.precision
                 artifacts += job.target.export_block(
                     self.root, self.config, stage, weights, precision, options
                 )
-                done += 1
+                done += 1 if number else first
             del weights  # before the next block is read
         return artifacts, arrays
 

@@ -21,6 +21,7 @@ from ..runtime.likelihood import (
 from ..runtime.manifest import EngineName, GoldenPicture, Quality
 from ..runtime.pictures import read_labelled
 from ..runtime.plan import Plan
+from ..runtime.prepare import MODES
 from .checkpoint import Checkpoint
 from .parity import fresh_noise, refuse_bad_images
 from .reference import reference_decode, reference_encode
@@ -93,6 +94,8 @@ def make_golden_pictures(
 ) -> list[GoldenPicture]:
     """Generate the pictures that ``flowship verify`` makes again, as PNG files with recipes."""
     flow, pictures = Flow(bundle, engine, Plan()), []
+    if bundle.spec.image.in_channels not in MODES:
+        return []  # latents of another model: there is no picture to look at
     precision = engine.info.precision
     for seed, guidance in GOLDEN_PICTURES:
         label = seed % bundle.spec.num_classes if bundle.spec.num_classes else None

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..runtime.errors import CheckpointError
 from ..runtime.spec import ARBlock
 from .checkpoint import Checkpoint
 from .families.tarflow import BlockWeights, KVCache, TarFlowBlock
@@ -40,7 +41,7 @@ class ReferenceBlock:
     def decode(self, z: Floats, labels: Sequence[int | None]) -> Floats:
         """[N, T, D] in image order: the block's inverse, patch by patch."""
         flip = self.block.permutation == "flip"
-        x = torch.from_numpy(np.ascontiguousarray(z[:, ::-1]) if flip else z.copy())
+        x = torch.from_numpy(z[:, ::-1].copy() if flip else z.copy())
         context = torch.from_numpy(self.context(labels))
         past: KVCache | None = None
         for i in range(x.shape[1] - 1):
@@ -51,18 +52,27 @@ class ReferenceBlock:
     def encode(self, x: Floats, labels: Sequence[int | None]) -> tuple[Floats, Floats]:
         """[N, T, D] in image order to (z, xa), xa in the block's order with its row 0 zero."""
         flip = self.block.permutation == "flip"
-        x = np.ascontiguousarray(x[:, ::-1]) if flip else x
+        x = x[:, ::-1].copy() if flip else x
         found_a, found_b = self.parameters(x, self.context(labels))
         xa, xb = np.zeros_like(x), np.zeros_like(x)
         xa[:, 1:], xb[:, 1:] = found_a[:, :-1], found_b[:, :-1]
         z = (x - xb) * np.exp(-xa)
-        return (np.ascontiguousarray(z[:, ::-1]) if flip else z), xa
+        return (z[:, ::-1].copy() if flip else z), xa
 
 
 def reference_decode(checkpoint: Checkpoint, z: Floats, labels: Sequence[int | None]) -> Floats:
-    """[N, T, D] latents z to patches through all blocks, one block in memory at a time."""
+    """[N, T, D] latents z to patches through all blocks, one block in memory at a time.
+
+    Raises:
+        CheckpointError: the model gives NaN or infinity.
+    """
     for stage in checkpoint.config.flow_spec().ar_blocks:
         z = ReferenceBlock(checkpoint, stage).decode(z, labels)
+        if not np.isfinite(z).all():
+            raise CheckpointError(
+                f"{checkpoint.source.file}: the model itself gives NaN or infinity in {stage.name} "
+                "when it decodes standard normal noise: it is untrained or its training diverged"
+            )
     return z
 
 

@@ -72,7 +72,8 @@ class Model:
 
 def to_block_order(x: Floats, block: ARBlock) -> Floats:
     """[N, T, D] between image order and the block's own order (its own inverse); a copy."""
-    return np.ascontiguousarray(x[:, ::-1]) if block.permutation == "flip" else x.copy()
+    copied: Floats = x[:, ::-1].copy() if block.permutation == "flip" else x.copy()
+    return copied
 
 
 def check_finite(x: Floats, block: ARBlock, first_picture: int, what: str) -> None:

@@ -133,7 +133,7 @@ def test_one_block_in_memory_gives_the_same_picture(
     with Flow.open(bundle, threads=1) as flow:
         kept = flow.generate(seed=[1, 2], label=[0, 1], denoise=True).images
         assert num_blocks_open(flow) == 3
-    monkeypatch.setattr(onnx, "_resident_bytes", lambda: 0)
+    monkeypatch.setattr(onnx, "resident_bytes", lambda: 0)
     with Flow.open(bundle, threads=1) as flow:
         images = flow.generate(seed=[1, 2], label=[0, 1], denoise=True).images
         assert num_blocks_open(flow) == 1

@@ -527,7 +527,13 @@ def test_an_error_of_several_lines_is_one_line(
 def test_cancelled(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flowship.runtime", "generate", "-n", "5000", "-o", "x.png"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore it, and their children after them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         time.sleep(2)  # most of 5000 pictures are still to be made

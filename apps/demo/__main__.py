@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import statistics
 import subprocess
@@ -14,8 +15,9 @@ from ...runtime.flow import Flow
 from ...runtime.footprint import footprints
 from ...runtime.table import format_bytes, format_table
 
-CHECKPOINT = Path(__file__).parent / "fmnist_model_4_128_4_4_0.10.pth"
-TEST_PICTURES = Path(__file__).parents[2] / "runtime" / "embedded" / "fashion_mnist_test_512.npz"
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = Path(os.path.relpath(ROOT / "apps" / "demo" / "fmnist_model_4_128_4_4_0.10.pth"))
+TEST_PICTURES = Path(os.path.relpath(ROOT / "runtime" / "embedded" / "fashion_mnist_test_512.npz"))
 OUTPUT = Path("build") / "demo"
 SEED, ROUNDS = 7, 5
 TIMED_ENGINES = ("onnx", "executorch")  # the interpreter's time says nothing about a phone

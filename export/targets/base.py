@@ -39,10 +39,12 @@ class Target(Protocol):
     Attributes:
         engine: the engine that runs its artifacts; also its folder in the bundle.
         precisions: those it can write, the best first.
+        first_block_cost: what its first block takes, in times of a further one; for progress.
     """
 
     engine: EngineName
     precisions: tuple[str, ...]
+    first_block_cost: float
 
     def export_block(
         self,

@@ -42,6 +42,7 @@ class ExecuTorchTarget:
 
     engine: EngineName = "executorch"
     precisions: tuple[str, ...] = tuple(DTYPES)
+    first_block_cost = 60.0  # tracing and lowering happen once for all blocks
 
     def export_block(
         self,
@@ -55,9 +56,11 @@ class ExecuTorchTarget:
         check_precision(self, precision)
         path = f"{self.engine}/{precision}/{stage.name}.pte"
         (root / path).parent.mkdir(parents=True, exist_ok=True)
+        several = config.num_patches > 1  # a dynamic length needs more than one value
+        dynamic = options.executorch_dynamic and several
         plan = ProgramPlan(
             config,
-            windows=() if options.executorch_dynamic else options.windows_up_to(config.num_patches),
+            windows=() if dynamic else options.windows_up_to(config.num_patches),
             vjp=options.denoise and config.noise.kind == "gaussian",
         )
         write_program(root / path, plan, weights.network, precision)

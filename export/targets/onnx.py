@@ -20,6 +20,7 @@ class OnnxTarget:
 
     engine: EngineName = "onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16")
+    first_block_cost = 1.0
 
     def export_block(
         self,

@@ -18,6 +18,7 @@ from ..hashing import sha256_bytes
 from ..labels import resolve_labels
 from ..pictures import read_latents, write_array
 from ..png import read_recipe
+from ..prepare import MODES
 from ..progress import ProgressLine, format_seconds
 from ..recipe import PHILOX_NOISE, Recipe
 from ..schema import to_json
@@ -85,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     warn_if_guidance_is_idle(arguments)
     with open_flow(arguments) as flow:
         warn_if_label_is_idle(arguments, flow.spec)
+        _check_channels(flow)
         if recipe:
             _check_same(flow, recipe, arguments)
         progress = ProgressLine(not arguments.quiet)
@@ -95,6 +97,15 @@ def run(arguments: argparse.Namespace) -> int:
         write_array(arguments.save_latent, finished.result.noise)
     _report(finished, paths, arguments, progress)
     return 0
+
+
+def _check_channels(flow: Flow) -> None:
+    channels = flow.spec.image.in_channels
+    if channels not in MODES:
+        raise UsageError(
+            f"this model's images have {channels} channels, which no PNG holds: make a .npy of "
+            "them with flowship decode"
+        )
 
 
 def _events(
