@@ -14,6 +14,7 @@ from ..manifest import Artifact
 from ..spec import ARBlock
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
 from .menu import split_window
+from .onnx_file import check_external_data
 from .resources import SMALL_BLOCK_BYTES, default_threads, resident_bytes
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class OnnxEngine:
                 self._sessions = kept
                 self._release_idle()
             path = self._bundle.artifact_path(artifact)
+            check_external_data(path, [file.rsplit("/", 1)[-1] for file in artifact.files])
             self._sessions[artifact] = self._create_session(path, prepack)
         return self._sessions[artifact]
 

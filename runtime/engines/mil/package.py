@@ -11,9 +11,9 @@ import numpy as np
 
 from ...errors import BundleError, EngineError
 from ...safe_paths import check_relative
+from ..wire import Buffer, Message
 from .program import Function, parse_function
 from .types import Array, TensorType, from_storage
-from .wire import Buffer, Message
 
 MAX_JSON_BYTES, MAX_MODEL_BYTES = 1 << 20, 1 << 28
 _RECORD = struct.Struct("<IIQQQ")  # sentinel, element type, bytes, offset, unused bits at the end

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import BundleError, EngineError
+from ..wire import Buffer, Message
 from .types import STRING, Array, TensorType, from_storage, parse_type
-from .wire import Buffer, Message
 
 Value = Any  # an array, a string, or a list of them
 ReadConstant = Callable[[str, int, TensorType], Array]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import BundleError
-from .wire import Buffer, Message
+from ..wire import Buffer, Message
 
 Array = npt.NDArray[Any]
 

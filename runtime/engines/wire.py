@@ -1,8 +1,8 @@
-"""The protobuf wire format, as much of it as a Core ML model needs; every length is checked."""
+"""The protobuf wire format, as much of it as model files need; every length is checked."""
 
 from __future__ import annotations
 
-from ...errors import BundleError
+from ..errors import BundleError
 
 Buffer = memoryview
 EMPTY = memoryview(b"")
@@ -99,7 +99,7 @@ def _varint(data: Buffer, at: int, where: str) -> tuple[int, int]:
         number |= (byte & 127) << shift
         if byte < 128:
             return number, at
-    raise BundleError(f"{where}: a number is longer than 64 bits, this is not a Core ML model")
+    raise BundleError(f"{where}: a number is longer than 64 bits, this is not such a model")
 
 
 def _value(data: Buffer, at: int, wire_type: int, where: str) -> tuple[int | Buffer, int]:
@@ -110,7 +110,7 @@ def _value(data: Buffer, at: int, wire_type: int, where: str) -> tuple[int | Buf
     elif wire_type in (1, 5):
         length = 8 if wire_type == 1 else 4
     else:
-        raise BundleError(f"{where}: wire type {wire_type}, this is not a Core ML model")
+        raise BundleError(f"{where}: wire type {wire_type}, this is not such a model")
     if length > len(data) - at:
         raise BundleError(f"{where}: truncated, {length} bytes expected and {len(data) - at} left")
     return data[at : at + length], at + length

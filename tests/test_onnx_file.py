@@ -1,0 +1,60 @@
+"""Graphs that point at files of somebody else are refused before ONNX Runtime sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from flowship.runtime import Bundle, BundleError
+from flowship.runtime.engines.onnx_file import check_external_data
+
+
+def _model(location: str, *, inside: bool = False) -> onnx.ModelProto:
+    """x + w with w in an external file, at the top or inside the branch of an If."""
+    w = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
+    w.data_location = TensorProto.EXTERNAL
+    w.external_data.add(key="location", value=location)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [w])
+    if inside:
+        branch = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "b", [], [y], [w])
+        node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+        condition = numpy_helper.from_array(np.array(True), "c")
+        graph = helper.make_graph([node], "g", [x], [y], [condition])
+    return helper.make_model(graph)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "other.bin", ""])
+def test_foreign_files(tmp_path: Path, location: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(_model(location).SerializeToString())
+    with pytest.raises(BundleError, match=r"weights in .*, expected weights\.bin"):
+        check_external_data(path, ["weights.bin"])
+
+
+def test_its_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(_model("weights.bin").SerializeToString())
+    check_external_data(path, ["weights.bin"])
+
+
+def test_nested_graphs_and_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(_model("weights.bin", inside=True).SerializeToString())
+    with pytest.raises(BundleError, match="nested graphs"):
+        check_external_data(path, ["weights.bin"])
+    path.write_bytes(_model("weights.bin").SerializeToString()[:-7])
+    with pytest.raises(BundleError, match="truncated"):
+        check_external_data(path, ["weights.bin"])
+
+
+def test_the_embedded_graphs_pass() -> None:
+    with Bundle.open() as bundle:
+        for artifact in bundle.manifest.artifacts:
+            names = [Path(file).name for file in artifact.files]
+            check_external_data(bundle.artifact_path(artifact), names)
