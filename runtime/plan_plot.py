@@ -20,7 +20,7 @@ def plan_svg(title: str, plain: Sequence[Option], guided: Sequence[Option]) -> s
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT + 30}" '
         f'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
         f'<text x="{WIDTH}" y="18" text-anchor="middle" font-size="14">{escape(title)}: '
-        f"milliseconds of engine calls by window length</text>{body}</svg>\n"
+        f"milliseconds by window length</text>{body}</svg>\n"
     )
 
 

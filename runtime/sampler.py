@@ -23,7 +23,6 @@ Floats = npt.NDArray[np.float32]
 # Guesses of a window are kept finite and small: a NaN behind the causal mask would still poison the
 # attention's values. Far above anything a trained model commits, which is never clipped.
 GUESS_LIMIT = np.float32(1e4)
-LOG_SCALE_LIMIT = np.float32(20.0)
 PATIENCE = 8  # calls between two looks at whether a window pays
 
 
@@ -81,13 +80,15 @@ def invert_windowed(
         while p < T - 1:
             n = min(window, T - 1 - p)
             xa, xb = guidance.combine(*stage.step(x[:, p : p + n], p), weights[p : p + n])
-            found = z[:, p + 1 : p + n + 1] * np.exp(np.minimum(xa, LOG_SCALE_LIMIT)) + xb
-            found[:, 0] = z[:, p + 1] * np.exp(xa[:, 0]) + xb[:, 0]
-            guesses = np.nan_to_num(found[:, 1:], nan=0.0, posinf=GUESS_LIMIT, neginf=-GUESS_LIMIT)
-            found[:, 1:] = np.clip(guesses, -GUESS_LIMIT, GUESS_LIMIT)
-            moved = np.abs(found - x[:, p + 1 : p + n + 1]).max(axis=(0, 2))
-            x[:, p + 1 : p + n + 1] = found
-            p += 1 + _leading_settled(moved[:-1], tolerance)
+            found = np.exp(xa)
+            found *= z[:, p + 1 : p + n + 1]
+            found += xb
+            guesses, known = found[:, 1:], x[:, p + 1 : p + n + 1]
+            np.fmax(guesses, -GUESS_LIMIT, out=guesses)  # fmax and fmin also take NaN away
+            np.fmin(guesses, GUESS_LIMIT, out=guesses)
+            moved = np.abs(found[0, :-1] - known[0, :-1]).max(axis=1, initial=0)
+            known[:] = found
+            p += 1 + _leading_settled(moved, tolerance)
             calls += 1
             if calls % PATIENCE == 0:
                 window = window if p - since >= PATIENCE * min_committed else 1

@@ -215,7 +215,7 @@ def _report(
         print(_table(options))
         planned, sequential = planned_seconds(options), sequential_seconds(options)
         print(
-            f"engine calls of a picture: {1000 * planned:.1f} ms planned, "
+            f"a picture: {1000 * planned:.1f} ms planned, "
             f"{1000 * sequential:.1f} ms sequential ({sequential / planned:.2f}x)\n"
         )
     if all(window == 1 for window in [*plan.windows.values(), *plan.guided_windows.values()]):
