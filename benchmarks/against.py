@@ -10,12 +10,14 @@ from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
+from ..runtime.bundle import Bundle
+from ..runtime.errors import UsageError
 from ..runtime.flow import draw_noise
 from ..runtime.guidance import Guidance
-from ..runtime.hashing import sha256_bytes
+from ..runtime.hashing import sha256_bytes, sha256_of
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
 from .baseline import Baseline
-from .contender import Floats, Subject
+from .contender import BundlePath, Floats, Subject
 from .machine import usable_cores
 from .measure import Job
 from .row import EQUAL_DB, Row, summarized
@@ -43,6 +45,23 @@ class BaselineContender:
 
     def close(self) -> None:
         """The weights are shared."""
+
+
+def check_same_weights(checkpoint: Path, bundles: Sequence[BundlePath]) -> None:
+    """A ratio is of two programs with the same weights.
+
+    Raises:
+        UsageError: a bundle was not exported from this checkpoint.
+    """
+    digest = sha256_of(checkpoint) if checkpoint.is_file() else None
+    for path in bundles:
+        with Bundle.open(path) as bundle:
+            name, source = bundle.manifest.name, bundle.manifest.source
+        if digest is not None and digest != source.sha256:
+            raise UsageError(
+                f"--baseline {checkpoint.name} is not what {name} was exported from "
+                f"({source.file}, sha256 {source.sha256[:12]}...): only the same weights compare"
+            )
 
 
 def baseline_jobs(

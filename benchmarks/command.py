@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
-from .against import baseline_jobs, with_baseline
+from .against import baseline_jobs, check_same_weights, with_baseline
 from .contender import BundlePath, Subject
 from .formats import FORMATS, check_suffix, dumps, table, write_rows
 from .grid import Grid, parse_counts, parse_numbers, parse_words
@@ -150,9 +150,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--baseline takes turns with whole pictures: no --patches, interleaved")
     progress = ProgressLine(not arguments.quiet)
     template = new_row()
-    rivals = _rivals(arguments.baseline, subject, grid, template)
     paths, synthetic = _bundles(arguments, grid, progress)
     try:
+        rivals = _rivals(arguments.baseline, paths, subject, grid, template)
         rows = measure(
             paths,
             list(grid.cases(len(paths))),
@@ -179,8 +179,17 @@ def run(arguments: argparse.Namespace) -> int:
     return _status(rows)
 
 
-def _rivals(checkpoint: Path | None, subject: Subject, grid: Grid, template: Row) -> list[Job]:
-    return baseline_jobs(checkpoint, subject, grid.guidances, template) if checkpoint else []
+def _rivals(
+    checkpoint: Path | None,
+    bundles: Sequence[BundlePath],
+    subject: Subject,
+    grid: Grid,
+    template: Row,
+) -> list[Job]:
+    if checkpoint is None:
+        return []
+    check_same_weights(checkpoint, bundles)
+    return baseline_jobs(checkpoint, subject, grid.guidances, template)
 
 
 def _status(rows: list[Row]) -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command_line import Terminal
 from conftest import CONDITIONAL, GOLDEN, TRAINED, GoldenModel, golden_model
 
+from flowship.benchmarks import against
 from flowship.benchmarks.baseline import Baseline, Schedule
-from flowship.benchmarks.ratio import measure_ratio, ratio_text, take_turns
 from flowship.runtime.errors import CheckpointError, MissingExtraError, UsageError
-from flowship.runtime.flow import Flow
+from flowship.runtime.flow import Flow, draw_noise
 from flowship.runtime.guidance import Guidance
+from flowship.runtime.images import to_uint8
 
 OPTIONS = {
     "x_g0": Guidance(),
@@ -70,37 +71,26 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         Baseline(TRAINED)
 
 
-def test_runs_take_turns_and_warm_up_does_not_count() -> None:
-    order: list[str] = []
-
-    def run(name: str) -> Any:
-        def once() -> Any:
-            order.append(name)
-            return np.zeros(1, np.float32)
-
-        return once
-
-    samples, images = take_turns({"a": run("a"), "b": run("b")}, rounds=2, warm_up=1)
-    assert order == ["a", "b"] * 3
-    assert {name: len(found) for name, found in samples.items()} == {"a": 2, "b": 2}
-    assert images.keys() == {"a", "b"}
-
-
-def test_ratio_on_the_embedded_model() -> None:
-    """The images are the same; how much faster ours is, a busy test machine cannot say."""
+def test_it_makes_our_picture() -> None:
+    baseline, guidance = Baseline(TRAINED), Guidance(2.0)
     with Flow.open(threads=1, plan="default") as flow:
-        found = measure_ratio(
-            flow, TRAINED, guidance=2.0, label=7, rounds=1, warm_up=1, threads=(1,)
-        )
-    assert found.baseline.max_abs_error < 1e-4
-    assert found.baseline.differing_8bit < 1e-3
-    assert found.ratio > 1
-    assert f"as fast as {found.baseline.name}" in ratio_text(found)
+        noise = draw_noise([0], flow.spec)
+        ours = flow.decode(noise, label=7, guidance=2.0)
+    theirs = baseline.sequential(noise, [7], guidance)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
+    assert (to_uint8(theirs) != to_uint8(ours)).mean() < 1e-3
+
+
+def test_bench_states_the_ratio(flowship: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against, "usable_cores", lambda: 1)  # two torch threads spin
+    words = ["-r", "1", "--warm-up", "0", "--no-cold", "--no-limits", "--threads", "1"]
+    rows = flowship.ok("bench", *words, "--baseline", TRAINED, "--json").json["rows"]
+    ours = next(row for row in rows if row["engine"] == "onnx")
+    assert any("as fast as Model.reverse" in note for note in ours["notes"])
+    reverse = next(row for row in rows if row["engine"] == against.REVERSE)
+    assert reverse["samples_ms"] and reverse["max_abs_error"] == 0
 
 
 def test_other_weights_are_not_compared() -> None:
-    with (
-        Flow.open(threads=1) as flow,
-        pytest.raises(UsageError, match="only the same weights compare"),
-    ):
-        measure_ratio(flow, GOLDEN / f"{CONDITIONAL}.pth")
+    with pytest.raises(UsageError, match="only the same weights compare"):
+        against.check_same_weights(GOLDEN / f"{CONDITIONAL}.pth", [None])
