@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import PurePath
 from typing import Literal
@@ -29,6 +29,7 @@ from ...runtime.spec import (
     LatentSpec,
     TrainingNoise,
 )
+from ..quantize.matrix import QuantizedMatrix
 
 Floats = npt.NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -504,11 +505,19 @@ class BlockWeights:
         network: parameters of TarFlowBlock by name.
         pos: [T, C] position rows in the block's own order (reversed in flipped blocks).
         classes: [K + 1, C] class rows and their mean; one row of zeros without classes.
+        quantized: what is written in place of the matrix of that name in ``network``, which stays
+            the trained one.
     """
 
     network: dict[str, Floats]
     pos: Floats
     classes: Floats
+    quantized: Mapping[str, QuantizedMatrix] = field(default_factory=dict)
+
+    def dequantized(self) -> BlockWeights:
+        """The same block with the values that the quantized matrices stand for."""
+        values = {name: matrix.dequantized() for name, matrix in self.quantized.items()}
+        return replace(self, network={**self.network, **values}, quantized={})
 
     def module(self, config: TarFlowConfig) -> TarFlowBlock:
         """The torch module on these very arrays (no copy)."""

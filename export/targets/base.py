@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -39,11 +40,14 @@ class Target(Protocol):
     Attributes:
         engine: the engine that runs its artifacts; also its folder in the bundle.
         precisions: those it can write, the best first.
+        formats: weight formats (names in quantize.formats) that its quantized precisions use: the
+            first is the precision's own, ``mixed`` may take any of its list, layer by layer.
         first_block_cost: what its first block takes, in times of a further one; for progress.
     """
 
     engine: EngineName
     precisions: tuple[str, ...]
+    formats: Mapping[str, tuple[str, ...]]
     first_block_cost: float
 
     def export_block(
@@ -56,6 +60,9 @@ class Target(Protocol):
         options: TargetOptions,
     ) -> list[Artifact]:
         """Write a block's artifacts under ``root / engine / precision`` and describe them.
+
+        Matrices in ``weights.quantized`` are written as they are quantized, everything else in the
+        target's own float type.
 
         Paths in the artifacts are relative to ``root`` with forward slashes.
         """

@@ -37,6 +37,7 @@ class CoreMLTarget:
 
     engine: EngineName = "coreml"
     precisions: tuple[str, ...] = ("fp16",)
+    formats: Mapping[str, tuple[str, ...]] = {}
     first_block_cost = 10.0  # importing coremltools
 
     def export_block(

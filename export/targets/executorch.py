@@ -42,6 +42,7 @@ class ExecuTorchTarget:
 
     engine: EngineName = "executorch"
     precisions: tuple[str, ...] = tuple(DTYPES)
+    formats: Mapping[str, tuple[str, ...]] = {}
     first_block_cost = 60.0  # tracing and lowering happen once for all blocks
 
     def export_block(

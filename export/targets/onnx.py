@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -20,6 +21,7 @@ class OnnxTarget:
 
     engine: EngineName = "onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16")
+    formats: Mapping[str, tuple[str, ...]] = {}
     first_block_cost = 1.0
 
     def export_block(

@@ -1,0 +1,43 @@
+"""Round to nearest: the quantization that needs no data, and the yardstick of all others."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .formats import Format
+from .matrix import QuantizedMatrix
+
+Floats = npt.NDArray[np.float32]
+
+
+def round_to_nearest(weight: Floats, format: Format) -> QuantizedMatrix:
+    """Symmetric codes of [out, in]: the largest magnitude of a group becomes the largest code."""
+    scales = symmetric_scales(weight, format)
+    spread = spread_scales(scales, format, weight.shape[1])
+    return QuantizedMatrix(format, to_codes(weight / spread, format), scales)
+
+
+def symmetric_scales(weight: Floats, format: Format) -> Floats:
+    """[out, groups] scales, never 0 (a group of zeros has the scale 1)."""
+    rows, columns = weight.shape
+    size = format.group_size or columns
+    padded = np.zeros((rows, format.groups(columns) * size), np.float32)
+    padded[:, :columns] = np.abs(weight)
+    largest = padded.reshape(rows, -1, size).max(axis=2)
+    scales: Floats = (largest / (2 ** (format.bits - 1) - 1)).astype(np.float32)
+    scales[scales == 0] = 1
+    return scales
+
+
+def spread_scales(scales: Floats, format: Format, columns: int) -> Floats:
+    """[out, groups] to something that broadcasts against [out, in]."""
+    if format.group_size is None:
+        return scales
+    return np.repeat(scales, format.group_size, axis=1)[:, :columns]
+
+
+def to_codes(values: Floats, format: Format) -> npt.NDArray[np.int8]:
+    """Values in units of their scale to codes, ties to even."""
+    most = 2 ** (format.bits - 1)
+    return np.clip(np.rint(values), -most, most - 1).astype(np.int8)
