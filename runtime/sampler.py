@@ -73,22 +73,29 @@ def invert_windowed(
         min_committed: where PATIENCE calls commit fewer patches on average, the rest of the block
             goes on with W = 1. (It depends on the picture alone, never on time.)
     """
-    T = x.shape[1]
+    T, D = x.shape[1:]
     z = x.copy()
+    room, change = np.empty((2, 1, window, D), np.float32)
+    settled = np.empty((1, window, D), np.bool_)
     p, calls, since = 0, 0, 0
     with np.errstate(over="ignore", invalid="ignore"):
         while p < T - 1:
             n = min(window, T - 1 - p)
             xa, xb = guidance.combine(*stage.step(x[:, p : p + n], p), weights[p : p + n])
-            found = np.exp(xa)
+            known, found = x[:, p + 1 : p + n + 1], room[:, :n]
+            np.exp(xa, out=found)
             found *= z[:, p + 1 : p + n + 1]
             found += xb
-            guesses, known = found[:, 1:], x[:, p + 1 : p + n + 1]
-            np.fmax(guesses, -GUESS_LIMIT, out=guesses)  # fmax and fmin also take NaN away
-            np.fmin(guesses, GUESS_LIMIT, out=guesses)
-            moved = np.abs(found[0, :-1] - known[0, :-1]).max(axis=1, initial=0)
+            committed = 1
+            if n > 1:
+                guesses = found[:, 1:]
+                np.fmax(guesses, -GUESS_LIMIT, out=guesses)  # fmax and fmin also take NaN away
+                np.fmin(guesses, GUESS_LIMIT, out=guesses)
+                moved = np.subtract(found, known, out=change[:, :n])
+                np.less_equal(np.abs(moved, out=moved), tolerance, out=settled[:, :n])
+                committed += _leading(settled[0, : n - 1])
             known[:] = found
-            p += 1 + _leading_settled(moved, tolerance)
+            p += committed
             calls += 1
             if calls % PATIENCE == 0:
                 window = window if p - since >= PATIENCE * min_committed else 1
@@ -96,7 +103,7 @@ def invert_windowed(
             yield p + 1
 
 
-def _leading_settled(moved: Floats, tolerance: float) -> int:
-    """How many of the first values are at most the tolerance (a NaN is not)."""
-    settled = moved <= tolerance
-    return len(settled) if settled.all() else int(np.argmin(settled))
+def _leading(settled: npt.NDArray[np.bool_]) -> int:
+    """How many of the first rows of [W, D] hold nothing but True (a NaN has settled nowhere)."""
+    first = int(settled.argmin())
+    return len(settled) if settled.item(first) else first // settled.shape[1]

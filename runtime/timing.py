@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from itertools import islice
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
+from .engines.base import ARStage
 from .guidance import Guidance
 from .model import Model
 from .normal import normals
@@ -18,69 +19,68 @@ from .spec import ARBlock
 
 Floats = npt.NDArray[np.float32]
 
-ROUNDS, WARM_UP = 21, 3
+# Calls come in bursts as in sampling, where a block's window is called again and again: calls of
+# other lengths in between would evict from the caches what the next one needs.
+TURNS, MIN_BURST, MAX_BURST = 7, 4, 32
+LONG_BURST = 0.005  # seconds after which a burst need not go on
 GUIDED = Guidance(1.0, attn_temp=0.9)
 
 
 def time_windows(
-    model: Model, block: ARBlock, windows: Sequence[int], guided: bool, rounds: int = ROUNDS
+    model: Model, block: ARBlock, windows: Sequence[int], guided: bool, turns: int = TURNS
 ) -> dict[int, float]:
     """Median seconds of a call for each window length, the sampler's host code included.
 
-    The windows take turns, so that a busy moment of the machine hits all of them; the cache is half
-    full, as it is on average.
+    The windows take turns, so that a busy moment of the machine hits all of them; the first turn
+    and the first half of each burst are not counted; the cache is half full, as it is on average.
     """
     spec = model.bundle.spec
     T, D = spec.latents[0].shape
     guidance = GUIDED if guided else Guidance()
     label = 0 if spec.num_classes else None
-    noise = normals(0, T * D).reshape(1, T, D)
+    noise = normals(0, (T + MAX_BURST) * D).reshape(1, -1, D)
     samples: dict[int, list[float]] = {window: [] for window in windows}
-    with ExitStack() as stack:
-        stage = stack.enter_context(model.stage(block, [label], guidance))
+    with model.stage(block, [label], guidance) as stage:
         middle = (T - 1) // 2
         stage.step(np.ascontiguousarray(noise[:, :middle]), 0) if middle else None
-        for turn in range(rounds + WARM_UP):
+        for turn in range(turns + 1):
             for window in windows:
-                position = min(middle, T - 1 - window)
-                x = np.ascontiguousarray(noise[:, position : position + window])
-                start = time.perf_counter()
-                stage.step(x, position)
-                if turn >= WARM_UP:
-                    samples[window].append(time.perf_counter() - start)
-    host = {window: _time_sampler((T, D), window, guidance) for window in windows}
-    return {window: median(found) + host[window] for window, found in samples.items()}
+                x = noise[:, : window + MAX_BURST].copy()
+                found = _burst(_InTheMiddle(stage, middle, T), x, guidance, window)
+                samples[window] += found[len(found) // 2 :] if turn else []
+    return {window: median(found) for window, found in samples.items()}
 
 
-class _Instant:
-    """A stage that answers at once: what is left is the sampler's own time."""
+class _InTheMiddle:
+    """A stage whose sequence begins at a position of another one's."""
 
-    windows: tuple[int, ...] = ()
+    def __init__(self, stage: ARStage, offset: int, num_patches: int) -> None:
+        self.windows = stage.windows
+        self._stage, self._offset, self._end = stage, offset, num_patches
 
-    def __init__(self, branches: int) -> None:
-        self._branches = branches
-        self._answers: dict[tuple[int, ...], Floats] = {}
-
-    def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None: ...
+    def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
+        raise AssertionError("it has begun")
 
     def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
-        if x.shape not in self._answers:
-            self._answers[x.shape] = np.zeros((self._branches, *x.shape), np.float32)
-        return self._answers[x.shape], self._answers[x.shape]
+        return self._stage.step(x, min(self._offset + position, self._end - x.shape[1]))
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """The stage is closed by whoever opened it."""
 
 
-def _time_sampler(shape: tuple[int, int], window: int, guidance: Guidance) -> float:
-    """Seconds of host code between two engine calls: the fastest of three blocks of the model."""
-    x = np.zeros((1, *shape), np.float32)
-    weights, stage, found = guidance.weights(shape[0]), _Instant(guidance.branches), []
-    for _ in range(3):
-        # Nothing settles at a tolerance below 0: every call commits one patch.
-        start = time.perf_counter()
-        if window == 1:
-            calls = sum(1 for _ in invert_sequential(stage, x, guidance, weights))
-        else:
-            calls = sum(1 for _ in invert_windowed(stage, x, guidance, weights, window, -1.0))
-        found.append((time.perf_counter() - start) / max(calls, 1))
-    return min(found)
+def _burst(stage: ARStage, x: Floats, guidance: Guidance, window: int) -> list[float]:
+    """Seconds of each of some calls of the sampler on [1, W + MAX_BURST, D]."""
+    weights = guidance.weights(x.shape[1])
+    if window == 1:
+        calls = invert_sequential(stage, x, guidance, weights)
+    else:  # nothing settles at a tolerance below 0: every call commits one patch
+        calls = invert_windowed(stage, x, guidance, weights, window, -1.0)
+    found, begin = [], time.perf_counter()
+    start = begin
+    for _ in islice(calls, MAX_BURST):
+        now = time.perf_counter()
+        found.append(now - start)
+        start = now
+        if len(found) >= MIN_BURST and now - begin > LONG_BURST:
+            break
+    return found

@@ -47,9 +47,21 @@ def test_nested_graphs_and_rubbish(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(_model("weights.bin", inside=True).SerializeToString())
     with pytest.raises(BundleError, match="nested graphs"):
-        check_external_data(path, ["weights.bin"])
+        check_external_data(path, ["others.bin"])
     path.write_bytes(_model("weights.bin").SerializeToString()[:-7])
     with pytest.raises(BundleError, match="truncated"):
+        check_external_data(path, ["others.bin"])
+
+
+def test_a_second_name_in_one_entry_is_seen(tmp_path: Path) -> None:
+    """Of a field that is given twice the last one counts."""
+    path = tmp_path / "m.onnx"
+    key, good, evil = b"\x0a\x08location", b"\x12\x0bweights.bin", b"\x12\x0a../evil.bi"
+    entry = key + good + evil
+    tensor = b"\x08\x04" + b"\x6a%c%s" % (len(entry), entry)  # dims 4, external_data
+    graph = b"\x2a%c%s" % (len(tensor), tensor)
+    path.write_bytes(b"\x3a%c%s" % (len(graph), graph))
+    with pytest.raises(BundleError, match=r"weights in '\.\./evil"):
         check_external_data(path, ["weights.bin"])
 
 
