@@ -12,7 +12,7 @@ from ..runtime.progress import ProgressLine
 from .against import baseline_jobs, check_same_weights, with_baseline
 from .contender import BundlePath, Subject
 from .formats import FORMATS, check_suffix, dumps, table, write_rows
-from .grid import Grid, parse_counts, parse_numbers, parse_words
+from .grid import Grid, parse_counts, parse_numbers, parse_switches, parse_words
 from .measure import Effort, Job, measure, new_row
 from .options import share
 from .reached import limits_of_this_machine
@@ -49,6 +49,13 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="cpu", metavar="LIST", help="(%(default)s)")
     group.add_argument(
         "--threads", default="auto", metavar="LIST", help="of one call (auto: by the saved plan)"
+    )
+    group.add_argument(
+        "--spinning",
+        default="auto",
+        metavar="LIST",
+        help="no, yes: idle threads wait actively; faster on an idle machine, ruinous on a busy "
+        "one (auto: by the saved plan, else no)",
     )
     group.add_argument(
         "--window", default="auto", metavar="LIST", help="patches in one call (auto: the plan)"
@@ -209,6 +216,7 @@ def _grid(arguments: argparse.Namespace) -> Grid:
         threads=parse_counts(arguments.threads, "--threads"),
         windows=parse_counts(arguments.window, "--window"),
         guidances=parse_numbers(arguments.guidance, "--guidance"),
+        spinnings=parse_switches(arguments.spinning, "--spinning"),
     )
 
 

@@ -19,7 +19,7 @@ MIN_EFFECT = 0.03  # smaller differences are called the same: code layout alone 
 LEAST_EFFECT = {"trusted": 0.0, "noisy": 0.08, "not trustworthy": 0.25}
 MIN_SAMPLES = 3
 KEY: tuple[str, ...] = (
-    *("model", "engine", "precision", "device", "threads", "window", "guidance"),
+    *("model", "engine", "precision", "device", "threads", "spinning", "window", "guidance"),
     *("extrapolated_patches", "machine"),
 )
 

@@ -12,13 +12,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.engines import ARStage, Engine, VJPStage
+from ..runtime.engines import ARStage, Engine, EngineOptions, VJPStage, find_engine
 from ..runtime.flow import Flow, default_plan, draw_noise
 from ..runtime.guidance import Guidance
 from ..runtime.images import unpatchify
 from ..runtime.model import Model, check_finite, to_block_order
 from ..runtime.plan import Plan
 from ..runtime.sampler import invert_sequential, invert_windowed
+from ..runtime.saved_plans import load_saved_plan
 from ..runtime.spec import ARBlock
 from .grid import Case
 
@@ -75,6 +76,9 @@ class FlowContender:
             threads=case.threads,
             device=case.device,
         )
+        self.spinning = self._spinning(case)
+        if case.spinning is not None:
+            self.flow = self._with_spinning(case.engine, case.spinning)
         flow = self.flow
         if case.window is not None:
             tolerance = default_plan(flow.bundle, case.engine, flow.engine.info.precision).tolerance
@@ -89,6 +93,22 @@ class FlowContender:
         self.patches = None if subject.patches is None else min(subject.patches, T)
         self._noise = draw_noise([subject.seed], flow.spec)
         self._model = Model(flow.bundle, flow.engine)
+
+    def _spinning(self, case: Case) -> bool:
+        """What is asked for, or what Flow.open() took from the saved plan."""
+        if case.spinning is not None or case.threads is not None:
+            return bool(case.spinning)
+        info = self.flow.engine.info
+        sha256 = self.flow.bundle.sha256
+        saved = load_saved_plan(sha256, case.engine, info.precision, info.device)
+        return bool(saved and saved.spinning)
+
+    def _with_spinning(self, engine: str, spinning: bool) -> Flow:
+        """The same bundle and plan on an engine whose threads spin or not."""
+        info, bundle, plan = self.flow.engine.info, self.flow.bundle, self.flow.plan
+        self.flow.engine.close()
+        options = EngineOptions(info.precision, info.device, info.threads, spinning)
+        return Flow(bundle, find_engine(engine)(bundle, options), plan)
 
     def run(self) -> Floats:
         if self.patches is not None:

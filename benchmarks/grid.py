@@ -25,6 +25,7 @@ class Case:
     Attributes:
         bundle: number of the bundle in the list that was given.
         window: patches in one call; None is the plan (``auto``).
+        spinning: idle threads wait actively; None is the saved plan's choice, else no.
     """
 
     bundle: int
@@ -34,6 +35,7 @@ class Case:
     threads: int | None
     window: int | None
     guidance: float
+    spinning: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class Grid:
     threads: Sequence[int | None] = (None,)
     windows: Sequence[int | None] = (None,)
     guidances: Sequence[float] = (0.0,)
+    spinnings: Sequence[bool | None] = (None,)
 
     def cases(self, num_bundles: int) -> Iterator[Case]:
         """Every combination, the last option changing fastest."""
-        axes = (self.engines, self.precisions, self.devices)
-        rest = (self.threads, self.windows, self.guidances)
-        for values in product(range(num_bundles), *axes, *rest):
-            yield Case(*values)
+        axes = (self.engines, self.precisions, self.devices, self.threads)
+        for what in product(range(num_bundles), *axes):
+            for how in product(self.windows, self.guidances, self.spinnings):
+                yield Case(*what, *how)
 
 
 def parse_words(text: str, option: str) -> list[str]:
@@ -95,6 +98,20 @@ def _range(word: str, match: re.Match[str], option: str) -> list[int]:
         if len(found) > MAX_VALUES:
             raise UsageError(f"{option} {word}: more than {MAX_VALUES} values")
     return found
+
+
+def parse_switches(text: str, option: str) -> list[bool | None]:
+    """``no,yes``, or ``auto``.
+
+    Raises:
+        UsageError: anything else.
+    """
+    known = {"no": False, "yes": True, "auto": None}
+    words = parse_words(text, option)
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{option} {word!r}: choose from {', '.join(known)}")
+    return [known[word] for word in words]
 
 
 def parse_numbers(text: str, option: str) -> list[float]:

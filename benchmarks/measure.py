@@ -20,7 +20,7 @@ from ..runtime.manifest import Quality
 from .cold_start import cold_start
 from .conditions import Watch, describe
 from .contender import BundlePath, Contender, Floats, FlowContender, Subject, picture_of
-from .energy import EnergyCounter
+from .energy import EnergyMeter, find_meter, why_no_meter
 from .grid import Case, refusal
 from .machine import commit, now_utc, this_machine
 from .row import EQUAL_DB, Row, Status, summarized
@@ -83,15 +83,16 @@ class Job:
     seconds: list[float] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     joules: list[float] = field(default_factory=list)
+    meter: EnergyMeter | None = None
     output: Floats | None = None
     finished: bool = False
 
-    def sample(self, watch: Watch, energy: EnergyCounter) -> None:
-        before = energy.read()
+    def sample(self, watch: Watch) -> None:
+        before = self.meter.read() if self.meter else None
         start = time.perf_counter()
         self.output = self.contender.run()
         ran = time.perf_counter() - start
-        after = energy.read()
+        after = self.meter.read() if self.meter else None
         self.spent += ran
         self.seconds.append(ran + self.contender.unrun_seconds)
         self.numbers.append(watch.sampled())
@@ -175,6 +176,7 @@ def _open(
         precision=case.precision,
         device=case.device,
         threads=case.threads,
+        spinning=bool(case.spinning),
         window="auto" if case.window is None else str(case.window),
         guidance=case.guidance,
         seed=subject.seed,
@@ -197,6 +199,7 @@ def _open(
         precision=info.precision,
         device=info.device,
         threads=info.threads,
+        spinning=contender.spinning,
         label=contender.label,
         plan_sha256=flow.plan.sha256,
         extrapolated_patches=contender.patches,
@@ -213,15 +216,16 @@ def _failed(row: Row, error: FlowshipError) -> Row:
 
 def take_turns(jobs: Sequence[Job], effort: Effort, progress: Progress) -> None:
     """Warm up, then sample the jobs in turns until each is done; their rows get the samples."""
-    energy = EnergyCounter()
+    meters = {device: find_meter(device) for device in {job.row.device for job in jobs}}
     for job in jobs:
+        job.meter = meters[job.row.device]
         for _ in range(effort.warm_up):
             if not job.finished:
                 _guarded(job, job.contender.run)
     watch = Watch()
     while active := [job for job in jobs if not job.finished]:
         for job in active:
-            _guarded(job, lambda job=job: job.sample(watch, energy))  # type: ignore[misc]
+            _guarded(job, lambda job=job: job.sample(watch))  # type: ignore[misc]
             job.finished |= effort.is_done(job.seconds, job.spent)
         progress(_fraction(jobs, effort), f"{len(active)} of {len(jobs)} cases still run")
     found = watch.disturbances()
@@ -233,6 +237,8 @@ def take_turns(jobs: Sequence[Job], effort: Effort, progress: Progress) -> None:
         notes = job.row.notes
         if job.seconds and not others:
             notes += ("the load of other programs cannot be read here (pip install psutil)",)
+        if job.seconds and not job.joules:
+            notes += (why_no_meter(job.row.device),)
         job.row = replace(
             job.row,
             samples_ms=tuple(1000 * seconds for seconds in job.seconds),
@@ -241,6 +247,7 @@ def take_turns(jobs: Sequence[Job], effort: Effort, progress: Progress) -> None:
             steal=median(stolen) if stolen else None,
             calibration_ms=watch.calibration_ms,
             joules_per_image=median(job.joules) if job.joules else None,
+            energy_source=job.meter.source if job.meter and job.joules else None,
             notes=notes,
             conditions=f"{job.row.conditions or ''}{turns}",
         )

@@ -13,16 +13,24 @@ from typing import Any
 from ..runtime.bundle import Bundle
 from ..runtime.commands.options import print_json
 from ..runtime.errors import MissingExtraError, UsageError
-from ..runtime.plan import PLAN, PlanFile
+from ..runtime.manifest import Manifest
+from ..runtime.plan import PLAN, PlanFile, Profile
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
 from .devices import find_device, select_devices
 from .predict import PRECISIONS, Prediction, Speed, device_speed, predict
+from .synthetic_models import published_manifest
 from .validate import Validation, typical_error, validate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="(the embedded one)")
+    parser.add_argument(
+        "--model",
+        metavar="SIZE",
+        help="a published size instead, such as tarflow-afhq256, without exporting it: sequential "
+        "sampling alone (needs the extra export)",
+    )
     parser.add_argument(
         "--device",
         metavar="NAMES",
@@ -65,15 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--published goes with --this-device")
     precisions = [word.strip() for word in arguments.precision.split(",")]
     speeds = _speeds(arguments)
-    with Bundle.open(arguments.bundle) as bundle:
-        profile = PlanFile.loads(bundle.path(PLAN).read_text("utf-8")).profile
-        found = [
-            predict(bundle.manifest, profile, speed, precision, guided)
-            for speed in speeds
-            for precision in precisions
-            for guided in ((True,) if arguments.guidance else (False, True))
-        ]
-        name = bundle.manifest.name
+    manifest, profile = _model(arguments)
+    name = manifest.name
+    found = [
+        predict(manifest, profile, speed, precision, guided)
+        for speed in speeds
+        for precision in precisions
+        for guided in ((True,) if arguments.guidance else (False, True))
+    ]
     if arguments.json:
         print_json(
             {
@@ -86,6 +93,17 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(prediction_text(name, speeds, found, profiled=profile is not None))
     return 0
+
+
+def _model(arguments: argparse.Namespace) -> tuple[Manifest, Profile | None]:
+    """What is predicted, and how its windows converge where that was measured."""
+    if arguments.model is not None:
+        if arguments.bundle is not None:
+            raise UsageError("--model stands for a bundle: leave out the other")
+        return published_manifest(arguments.model), None
+    with Bundle.open(arguments.bundle) as bundle:
+        profile = PlanFile.loads(bundle.path(PLAN).read_text("utf-8")).profile
+        return bundle.manifest, profile
 
 
 def _speeds(arguments: argparse.Namespace) -> list[Speed]:
@@ -123,7 +141,7 @@ def prediction_text(
         format_table([*header, "memory", "fits"], rows),
     ]
     if not profiled:
-        lines.append("the bundle has no convergence profile: sequential sampling alone")
+        lines.append("no convergence profile of these weights: sequential sampling alone")
     by_words: dict[str, list[str]] = {}
     for speed in speeds:
         by_words.setdefault("; ".join(speed.assumptions), []).append(speed.name)
@@ -139,6 +157,8 @@ def _seconds(value: float) -> str:
 
 
 def _run_this_device(arguments: argparse.Namespace) -> int:
+    if arguments.model:
+        raise UsageError("--this-device measures a bundle: leave out --model (see --published)")
     if arguments.device or arguments.gbps or arguments.tflops:
         raise UsageError("--this-device measures its own rates: leave out --device and rates")
     if arguments.threads < 1:

@@ -130,7 +130,7 @@ def _strips(rows: Sequence[Row]) -> str:
             text = f"{_short(sample)} ms" + f", {flag}" * bool(flag)
             parts.append(
                 f'<circle class="{kind}" cx="{x:.1f}" cy="{place:.1f}" r="2.6">'
-                f"<title>{text}</title></circle>"
+                f"<title>{escape(text)}</title></circle>"
             )
     scale = f"{_short(10**low)} to {_short(10**high)} ms, logarithmic; disturbed samples are red"
     drawing = _svg(len(drawn) * (STRIP + 22) + 4, "samples in milliseconds", "".join(parts))

@@ -25,6 +25,7 @@ class Row:
     Attributes:
         model, model_sha256: the bundle's name and hash; ``synthetic`` has random weights.
         engine, engine_version, precision, device, threads: what ran it; threads are the engine's.
+        spinning: its idle threads wait actively between operators.
         window: patches in one call, or ``auto`` for the plan, whose hash is ``plan_sha256``.
         guidance, label, seed: of the picture. Batch size is always 1.
         samples_ms: every sample, milliseconds per image from noise to pixels, in order of time.
@@ -37,7 +38,7 @@ class Row:
         ttfi_ms: cold, from the start of a new process to the first picture.
         load_ms: opening bundle and engine in that process; ``peak_memory_mb`` its resident peak.
         read_gbps, gflops: reached, beside the ``limit_`` measured on this machine in the same run.
-        joules_per_image: of the whole CPU package, other programs included.
+        joules_per_image: median; ``energy_source`` says whose counter, other programs included.
         output_sha256: of the 8-bit pixels [C, H, W].
         psnr_db: against float32 sequential, peak 2; 200 is identical. ``accuracy_source`` says
             where it and the change of bits/dim come from.
@@ -67,6 +68,7 @@ class Row:
     precision: str | None = None
     device: str | None = None
     threads: int | None = None
+    spinning: bool = False
     window: str | None = None
     plan_sha256: str | None = None
     guidance: float = 0.0
@@ -94,6 +96,7 @@ class Row:
     gflops: float | None = None
     limit_gflops: float | None = None
     joules_per_image: float | None = None
+    energy_source: str | None = None
     # how right
     output_sha256: str | None = None
     psnr_db: float | None = None
@@ -123,6 +126,7 @@ class Row:
         words = [self.model, self.engine, self.precision]
         words += [f"W={self.window}" if self.window else None]
         words += [f"t={self.threads}" if self.threads else None]
+        words += ["spinning" if self.spinning else None]
         words += [f"g={self.guidance:g}" if self.guidance else None]
         return " ".join(word for word in words if word)
 

@@ -12,6 +12,7 @@ from typing import Any
 from .. import __version__
 from ..runtime.errors import MissingExtraError, UsageError
 from ..runtime.flow import made_for
+from ..runtime.manifest import Golden, Manifest, Source
 from ..runtime.progress import ProgressLine
 
 PREFIX = "tarflow-"
@@ -42,9 +43,7 @@ def synthetic_bundle(
     if path.is_dir():
         return path
     synthetic, pipeline = _export_module("synthetic"), _export_module("pipeline")
-    if name not in synthetic.PRESETS:
-        raise UsageError(f"unknown model {name!r}: choose from {', '.join(synthetic.PRESETS)}")
-    preset = synthetic.PRESETS[name]
+    preset = _preset(synthetic, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     progress.note(f"making {name} with random weights once: {path}")
     # on the same disk: a checkpoint of two gigabytes may not fit where temporary files lie
@@ -54,6 +53,34 @@ def synthetic_bundle(
         request = pipeline.ExportRequest(tuple(targets), known, name=name)
         pipeline.export_checkpoint(checkpoint, path, request, progress)
     return path
+
+
+def published_manifest(name: str) -> Manifest:
+    """What a bundle of a published size would say of itself, to predict its cost: it has no files.
+
+    Raises:
+        UsageError: no such size; the message lists those there are.
+        MissingExtraError: the exporter's packages are not installed.
+    """
+    preset = _preset(_export_module("synthetic"), name)
+    return Manifest(
+        schema_version=1,
+        flowship_version=__version__,
+        name=name,
+        spec=preset.config.flow_spec(),
+        source=Source(name, "0" * 64, "none", num_parameters=preset.config.num_parameters),
+        arrays={},
+        files={},
+        artifacts=(),
+        quality=(),
+        golden=Golden(1, "0" * 64),
+    )
+
+
+def _preset(synthetic: Any, name: str) -> Any:
+    if name not in synthetic.PRESETS:
+        raise UsageError(f"unknown model {name!r}: choose from {', '.join(synthetic.PRESETS)}")
+    return synthetic.PRESETS[name]
 
 
 def _export_module(name: str) -> Any:

@@ -236,3 +236,11 @@ def test_a_synthetic_model_is_exported_once(
     before = made.stat().st_mtime_ns
     assert main(["bench", *FAST, *options]) == 0
     assert made.stat().st_mtime_ns == before
+
+
+def test_spinning_is_a_setting_of_the_row(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["-r", "3", "--patches", "2", "--spinning", "no,yes", "--json"]
+    assert main(["bench", *FAST, *options]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["spinning"] for row in rows] == [False, True]
+    assert rows[0]["output_sha256"] == rows[1]["output_sha256"]

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from flowship.benchmarks.formats import read_rows, table, write_rows
-from flowship.benchmarks.grid import Case, Grid, parse_counts, parse_numbers, parse_words, refusal
+from flowship.benchmarks.grid import (
+    Case,
+    Grid,
+    parse_counts,
+    parse_numbers,
+    parse_switches,
+    parse_words,
+    refusal,
+)
 from flowship.benchmarks.report import write_report
 from flowship.benchmarks.row import Row, summarized
 from flowship.benchmarks.trust import judged
@@ -140,6 +148,12 @@ def test_words_and_numbers() -> None:
     for bad in ("nan", "-1", "inf", "x"):
         with pytest.raises(UsageError, match="--guidance"):
             parse_numbers(bad, "--guidance")
+
+
+def test_switches() -> None:
+    assert parse_switches("no,yes,auto,no", "--spinning") == [False, True, None]
+    with pytest.raises(UsageError, match="--spinning 'on': choose from no, yes, auto"):
+        parse_switches("on", "--spinning")
 
 
 def test_the_grid_is_crossed() -> None:

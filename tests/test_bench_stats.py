@@ -16,7 +16,6 @@ from flowship.benchmarks.conditions import (
     parse_proc_stat,
     read_now,
 )
-from flowship.benchmarks.energy import EnergyCounter
 from flowship.benchmarks.row import Row, summarized, usable
 from flowship.benchmarks.stats import median_uncertainty, ratio_interval, relative_iqr
 from flowship.benchmarks.trust import judged
@@ -168,14 +167,3 @@ def test_cases_are_matched_by_their_settings() -> None:
         select(a, ["threads=3"])
     with pytest.raises(UsageError, match="not FIELD=VALUE"):
         select(a, ["colour=red"])
-
-
-def test_energy_of_counters_that_wrap(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    zone = tmp_path / "intel-rapl:0"
-    zone.mkdir()
-    (zone / "max_energy_range_uj").write_text("10000000")
-    (zone / "energy_uj").write_text("9000000")
-    counter = EnergyCounter(tmp_path)
-    (zone / "energy_uj").write_text("1000000")
-    assert counter.read() == pytest.approx(2.0)
-    assert EnergyCounter(tmp_path / "none").read() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -122,7 +123,27 @@ def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "assumed for pixel-9a" in out
 
 
+def test_a_published_size_needs_no_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    """463 M parameters, 1024 patches in 8 blocks: 3.5 s of weights at 272 GB/s, and all else."""
+    words = ["--model", "tarflow-afhq256", "--device", "rtx-4060,iphone-16e", "--json"]
+    assert _run(*words) == 0
+    document = json.loads(capsys.readouterr().out)
+    found = {(p["device"], p["precision"], p["guided"]): p for p in document["predictions"]}
+    plain = found["rtx-4060", "fp16", False]
+    assert not document["profile"]
+    assert 3.5 / 0.85 < plain["sequential_seconds"] < 1.6 * 3.5 / 0.85
+    assert 0.93e9 < plain["memory_bytes"] < 1.0e9 and plain["fits"] == "yes"
+    times = [found["iphone-16e", p, False]["sequential_seconds"] for p in PRECISIONS]
+    assert times == sorted(times, reverse=True)
+
+
 def test_command_misuse() -> None:
+    with pytest.raises(UsageError, match="leave out the other"):
+        _run("a.flowship", "--model", "tarflow-afhq256")
+    with pytest.raises(UsageError, match="unknown model 'x': choose from tarflow-"):
+        _run("--model", "x")
+    with pytest.raises(UsageError, match="leave out --model"):
+        _run("--this-device", "--model", "tarflow-afhq256")
     with pytest.raises(UsageError, match="describe one device"):
         _run("--gbps", "10")
     with pytest.raises(UsageError, match="--published goes with"):

@@ -1,0 +1,178 @@
+"""The HTML report and the comparison, with rows of strangers: hostile strings, other devices."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import Terminal
+
+from flowship.benchmarks.formats import read_rows, write_rows
+from flowship.benchmarks.row import Row, summarized
+from flowship.benchmarks.trust import judged
+
+HOSTILE = (
+    '"><img src="https://evil.example/x" onerror=alert(1)>',
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "a & b 'c' \"d\"",
+)
+# What may fetch or run; the report has no such tag, and none of these attributes.
+ACTIVE_TAGS = {"img", "link", "iframe", "object", "embed", "image", "use", "base", "form", "audio"}
+FETCHING = {"src", "href", "xlink:href", "srcset", "action", "data", "background", "poster"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a document."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def row(median: float, seed: int, **fields: Any) -> Row:
+    """Sixty samples with 1 % of noise around a median: what a quiet machine gives."""
+    noise = np.random.default_rng(seed).normal(0, 0.01, 60)
+    times = tuple(float(t) for t in median * (1 + noise))
+    found = Row(model="m", engine="onnx", precision="fp32", threads=1, samples_ms=times)
+    return judged(summarized(replace(found, **fields)))
+
+
+def written(path: Path, *rows: Row) -> Path:
+    write_rows(path, rows)
+    return path
+
+
+def hostile_rows() -> list[Row]:
+    texts = iter(HOSTILE * 20)
+    fields = ("model", "engine", "precision", "window", "machine", "os", "conditions", "commit")
+    bad = [replace(row(20, i), **{f: next(texts) for f in fields}) for i in range(4)]
+    bad = [replace(r, notes=HOSTILE, accuracy_source=HOSTILE[0], device=HOSTILE[1]) for r in bad]
+    flagged = replace(bad[0], sample_flags=(HOSTILE[0],) * 60)
+    return [*bad, flagged, Row(model="m", engine="e", status="skipped", reason=HOSTILE[1])]
+
+
+def test_the_command_joins_files_of_every_format(flowship: Terminal, tmp_path: Path) -> None:
+    names = ("a.md", "b.csv", "c.json", "d.jsonl", "e.sqlite")
+    files = [written(tmp_path / n, row(20 + i, i, model=n)) for i, n in enumerate(names)]
+    report = tmp_path / "report.html"
+    assert flowship.ok("bench", "report", *files, "-o", report).out == f"{report}\n"
+    assert [found.model for found in read_rows(report)] == list(names)
+    again = tmp_path / "again.html"
+    flowship.ok("bench", "report", report, "-o", again)
+    assert again.read_text("utf-8") == report.read_text("utf-8")
+
+
+def test_every_row_is_drawn_and_in_the_table(flowship: Terminal, tmp_path: Path) -> None:
+    rows = [row(20 + i, i, model=f"model-{i}") for i in range(7)]
+    rows.append(Row(model="absent", engine="e", status="skipped", reason="no such engine"))
+    report = tmp_path / "report.html"
+    flowship.ok("bench", "report", written(tmp_path / "a.jsonl", *rows), "-o", report)
+    page = Page(report.read_text("utf-8"))
+    assert page.tags.count("tr") == 1 + len(rows)
+    assert page.tags.count("rect") == 7
+    assert page.tags.count("circle") == 7 * 60
+    assert all(page.text.count(f"model-{i} onnx fp32 t=1") >= 3 for i in range(7))
+    assert "skipped: no such engine" in page.text
+
+
+def test_hostile_strings_stay_text(flowship: Terminal, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    source = written(tmp_path / "a.json", *hostile_rows())
+    flowship.ok("bench", "report", source, "-o", report)
+    text = report.read_text("utf-8")
+    page = Page(text)
+    assert not ACTIVE_TAGS & set(page.tags)
+    assert page.tags.count("script") == 1 and text.count("</script>") == 1
+    assert "<!--" not in text
+    assert not FETCHING & {name for name, _ in page.attributes}
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert not re.search(r"@import|url\(", text.partition("</style>")[0])
+    assert all(word in page.text for word in (HOSTILE[0], HOSTILE[3]))
+    assert read_rows(report) == read_rows(source)
+
+
+def test_report_misuse(flowship: Terminal, tmp_path: Path) -> None:
+    assert "is not a file" in flowship.refused("bench", "report", "none.json", "-o", "x.html")
+    (tmp_path / "a.json").write_text("[1]")
+    error = flowship.refused("bench", "report", tmp_path / "a.json", "-o", tmp_path / "x.html")
+    assert "row 1: expected an object" in error
+    assert not (tmp_path / "x.html").exists()
+
+
+# -- compare ---------------------------------------------------------------------------------------
+
+
+def test_the_same_is_the_same_and_slower_fails(flowship: Terminal, tmp_path: Path) -> None:
+    a = written(tmp_path / "a.jsonl", row(20, 0))
+    b = written(tmp_path / "b.csv", row(20, 1))
+    slow = written(tmp_path / "slow.sqlite", row(22, 2))
+    gate = ("--fail-if-slower", "5%")
+    assert "same" in flowship.ok("bench", "compare", a, b, *gate).out
+    ran = flowship("bench", "compare", a, slow, *gate)
+    assert ran.status == 1 and "slower" in ran.out and "regression: m onnx fp32" in ran.err
+    assert flowship("bench", "compare", a, slow).status == 0  # without the gate it only tells
+    assert "slower" in flowship.ok("bench", "compare", a, slow, "--fail-if-slower", "15%").out
+    assert "faster" in flowship.ok("bench", "compare", slow, a, *gate).out
+
+
+def phone(**fields: Any) -> dict[str, Any]:
+    """What an app writes: a few fields of ours, some that only it knows."""
+    times = [30 + 0.1 * i for i in range(12)]
+    return {"model": "m", "engine": "wasm", "samples_ms": times, "battery_level": 0.8, **fields}
+
+
+@pytest.mark.parametrize("wrap", ["rows", "list", "one"])
+def test_rows_of_other_devices_compare(flowship: Terminal, tmp_path: Path, wrap: str) -> None:
+    """Unknown keys are ignored: an app may tell more than we know. What we know is checked."""
+    record = phone(gpu={"vendor": "x"}, machine="Pixel 9a")
+    document = {"rows": {"rows": [record], "schema": 7}, "list": [record], "one": record}[wrap]
+    (tmp_path / "phone.json").write_text(json.dumps(document))
+    laptop = written(tmp_path / "laptop.jsonl", row(20, 0, machine="laptop"))
+    words = ("bench", "compare", laptop, tmp_path / "phone.json")
+    assert "say --ignore engine,precision,threads,machine" in flowship.refused(*words)
+    found = flowship.ok(*words, "--ignore", "engine,precision,threads,machine", "--json").json
+    (comparison,) = found["comparisons"]
+    assert comparison["verdict"] == "slower"
+    assert comparison["name"] == "m onnx fp32 t=1 / m wasm"
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"cores": "8"}, "row 1.cores: expected an integer, got '8'"),
+        ({"samples_ms": [1, -2]}, "not above 0"),
+        ({"trust": "surely"}, "expected one of 'trusted'"),
+        ({"sample_flags": ["busy"]}, "1 sample_flags for 12 samples_ms"),
+    ],
+)
+def test_what_we_know_is_checked(
+    flowship: Terminal, tmp_path: Path, field: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "phone.json"
+    path.write_text(json.dumps(phone(**field)))
+    assert message in flowship.refused("bench", "compare", path, path)
+
+
+def test_a_median_alone_is_shown_and_unclear(flowship: Terminal, tmp_path: Path) -> None:
+    path = tmp_path / "phone.json"
+    path.write_text(json.dumps({"model": "m", "engine": "wasm", "median_ms": 30}))
+    (found,) = flowship.ok("bench", "compare", path, path, "--json").json["comparisons"]
+    assert (found["verdict"], found["ratio"]) == ("unclear", 1.0)
+    assert "0 and 0 samples" in found["reasons"][-1]
