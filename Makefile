@@ -14,7 +14,7 @@ CHECKPOINT := apps/demo/fmnist_model_4_128_4_4_0.10.pth
 export OMP_NUM_THREADS = 1
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint types pytest slow embedded format clean
+.PHONY: demo test lint types pytest slow embedded web format clean
 
 demo: $(READY)  ## export the embedded checkpoint to all targets, verify, generate, print a table
 	@$(RUN)/python -m flowship.apps.demo
@@ -38,6 +38,9 @@ slow: $(READY)  ## published sizes: AFHQ-256 through the exporter (15 GB of disk
 embedded: $(READY)  ## make the bundle inside the package again
 	$(RUN)/flowship export $(CHECKPOINT) -o $(EMBEDDED)/fashion-mnist.flowship --targets onnx \
 	  --data $(EMBEDDED)/fashion_mnist_test_512.npz --name fashion-mnist --licence Apache-2.0
+
+web:  ## build the web app again (needs Node 20.19 or newer; users need none)
+	cd apps/web && npm ci --ignore-scripts && npm run build
 
 format: $(READY)
 	$(RUN)/ruff check --fix .

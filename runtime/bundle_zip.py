@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,26 @@ _ZIP_ERRORS = (
 )  # fmt: skip
 
 Entries = dict[str, zipfile.ZipInfo]
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip of any kind."""
+    return zipfile.is_zipfile(path)
+
+
+def unpack_privately(path: Path) -> Path:
+    """Unpack into a new folder that only this user can enter; whoever asks removes it.
+
+    Raises:
+        BundleError: as unpack_bundle().
+    """
+    folder = Path(tempfile.mkdtemp(prefix="flowship-"))
+    try:
+        unpack_bundle(path, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 def unpack_bundle(path: Path, folder: Path) -> None:

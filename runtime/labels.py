@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from operator import index
 from typing import SupportsIndex
 
@@ -100,6 +99,8 @@ def _resolve_name(text: str, spec: FlowSpec) -> int:
         numbers = " and ".join(map(str, found))
         raise UsageError(f"the classes {numbers} are both called {text!r}: give the number")
     names = {name.casefold(): name for name in spec.class_names}
+    from difflib import get_close_matches  # for mistakes alone: no import at every start
+
     close = [names[name] for name in get_close_matches(text.casefold(), names, n=3)]
     if close:
         hint = f"did you mean {' or '.join(map(repr, close))}?"

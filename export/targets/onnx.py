@@ -7,10 +7,11 @@ from pathlib import Path
 
 import onnx
 
+from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import BlockWeights, TarFlowConfig
-from .base import TargetOptions
+from .base import TargetOptions, check_precision
 from .onnx_graph import WeightsFile
 from .onnx_step import CoreStep, GqaStep, add_weights
 from .onnx_vjp import VjpEmitter
@@ -20,8 +21,13 @@ class OnnxTarget:
     """Writes ``onnx/<precision>/<block>.weights.bin`` and the small graphs that point into it."""
 
     engine: EngineName = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "fp16")
-    formats: Mapping[str, tuple[str, ...]] = {}
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8", "int4", "mixed")
+    # One scale for a row ("int8") is not among them: MatMulNBits has groups along the inputs.
+    formats: Mapping[str, tuple[str, ...]] = {
+        "int8": ("int8_g128", "int8_g32"),
+        "int4": ("int4_g128", "int4_g64", "int4_g32"),
+        "mixed": ("int8_g128", "int8_g32", "int4_g128", "int4_g64", "int4_g32"),
+    }
     first_block_cost = 1.0
 
     def export_block(
@@ -33,17 +39,18 @@ class OnnxTarget:
         precision: str,
         options: TargetOptions,
     ) -> list[Artifact]:
+        self._check(precision, options)
         folder = root / "onnx" / precision
         folder.mkdir(parents=True, exist_ok=True)
         file = WeightsFile(folder / f"{stage.name}.weights.bin", f"{stage.name}.weights.bin")
         try:
-            add_weights(file, weights, precision)
+            packed = add_weights(file, weights, precision, self.formats.get(precision, ()))
         finally:
             file.close()
         artifacts = []
         for branches in (1, 2):
             if options.onnx_form == "gqa":
-                model = GqaStep(config, file, precision, branches).build()
+                model = GqaStep(config, file, packed, precision, branches).build()
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, ()))
                 continue
             for window in options.windows_up_to(config.num_patches):
@@ -51,9 +58,18 @@ class OnnxTarget:
                 menu = (window,)
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, menu))
         if options.denoise and config.noise.kind == "gaussian":
-            model = VjpEmitter(config, file, precision).build()
+            model = VjpEmitter(config, file, packed, precision).build()
             artifacts.append(self._write(root, model, stage, precision, "vjp", 1, ()))
         return artifacts
+
+    def _check(self, precision: str, options: TargetOptions) -> None:
+        """Raise UsageError for what cannot be written."""
+        check_precision(self, precision)
+        if options.onnx_form == "core" and precision in self.formats:
+            raise UsageError(
+                f"the onnx form core has no {precision}: its providers lack MatMulNBits; choose "
+                "the form gqa, or fp32 or fp16"
+            )
 
     def _write(
         self,

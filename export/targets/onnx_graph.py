@@ -35,6 +35,11 @@ class WeightsFile:
         self.index[name] = (self._file.tell(), data.nbytes, data.shape, kind)
         self._file.write(data.data.cast("B"))
 
+    def view(self, name: str, of: str, kind: int, shape: tuple[int, ...]) -> None:
+        """The same bytes under another name, type and shape."""
+        offset, length, _, _ = self.index[of]
+        self.index[name] = (offset, length, shape, kind)
+
     def tensor(self, name: str) -> TensorProto:
         """An initializer that points into the file."""
         offset, length, shape, kind = self.index[name]
@@ -99,16 +104,22 @@ class Graph:
     def int64(self, *values: int) -> str:
         return self.constant(values, np.int64)
 
+    def code(self, value: int, kind: int) -> str:
+        """A small unsigned scalar of a type that numpy may not have (uint4)."""
+        name = f"code_{kind}_{value}"
+        self._constants[name] = helper.make_tensor(name, kind, (), [value])
+        return name
+
     def weight(self, name: str) -> str:
         """A tensor of the weights file."""
         self._used[name] = None
         return name
 
-    def model(self, name: str) -> onnx.ModelProto:
+    def model(self, name: str, opset: int = OPSET) -> onnx.ModelProto:
         initializers = [self.weights.tensor(n) for n in self._used]
         initializers += self._constants.values()
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, initializers)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="flowship"
         )

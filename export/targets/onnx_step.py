@@ -8,37 +8,73 @@ providers that have nothing else (Core ML, QNN); the host commits the new rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
+from ...runtime.errors import UsageError
 from ..families.tarflow import LAYER_NORM_EPSILON, BlockWeights, TarFlowConfig
 from .onnx_graph import Graph, WeightsFile
+from .onnx_quantized import PackedMatrix, add_matrix, quantized_matmul
 
 F32, F16, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32
-DTYPES: dict[str, tuple[npt.DTypeLike, int]] = {
-    "fp32": (np.float32, F32),
-    "fp16": (np.float16, F16),
-}
+_HALF: tuple[npt.DTypeLike, int] = (np.float16, F16)
+_SINGLE: tuple[npt.DTypeLike, int] = (np.float32, F32)
+Packed = Mapping[str, PackedMatrix]
 
 
-def add_weights(file: WeightsFile, weights: BlockWeights, precision: str) -> None:
-    """Append a block's parameters; matrices are transposed to [in, out] as MatMul wants them."""
-    dtype = DTYPES[precision][0]
-    for name, array in weights.network.items():
+def float_type(precision: str) -> tuple[npt.DTypeLike, int]:
+    """What is not quantized has this type, the cache too; numpy's and ONNX's word for it."""
+    return _HALF if precision == "fp16" else _SINGLE
+
+
+def add_weights(
+    file: WeightsFile, weights: BlockWeights, precision: str, formats: Collection[str]
+) -> Packed:
+    """Append a block's parameters, one at a time (both mappings may make them when asked).
+
+    Float matrices are transposed to [in, out] as MatMul wants them, quantized ones stay [out, in].
+
+    Args:
+        formats: those that quantized matrices may have.
+
+    Returns:
+        The quantized matrices by name.
+
+    Raises:
+        UsageError: a matrix in another format.
+    """
+    dtype, packed = float_type(precision)[0], {}
+    for name in weights.network:
+        if name in weights.quantized:
+            matrix = weights.quantized[name]
+            if matrix.format.name not in formats:
+                raise UsageError(
+                    f"onnx {precision} cannot store {name} as {matrix.format.name}: choose from "
+                    f"{', '.join(formats) or 'the precisions int8, int4 and mixed'}"
+                )
+            packed[name] = add_matrix(file, name, matrix)
+            continue
+        array = weights.network[name]
         file.add(name, (array.T if array.ndim == 2 else array).astype(dtype))
+    return packed
 
 
 class StepEmitter(ABC):
     """What both forms share: everything except attention."""
 
-    def __init__(self, config: TarFlowConfig, weights: WeightsFile, precision: str) -> None:
-        self.config, self.g = config, Graph(weights)
-        self.dtype, self.kind = DTYPES[precision]
+    def __init__(
+        self, config: TarFlowConfig, weights: WeightsFile, packed: Packed, precision: str
+    ) -> None:
+        self.config, self.g, self.packed = config, Graph(weights), packed
+        self.dtype, self.kind = float_type(precision)
 
     def matmul(self, x: str, name: str) -> str:
+        if packed := self.packed.get(f"{name}.weight"):
+            return quantized_matmul(self.g, x, f"{name}.weight", packed)
         return self.g.op("MatMul", x, self.g.weight(f"{name}.weight"))
 
     def linear(self, x: str, name: str) -> str:
@@ -89,9 +125,14 @@ class GqaStep(StepEmitter):
     """
 
     def __init__(
-        self, config: TarFlowConfig, weights: WeightsFile, precision: str, branches: int
+        self,
+        config: TarFlowConfig,
+        weights: WeightsFile,
+        packed: Packed,
+        precision: str,
+        branches: int,
     ) -> None:
-        super().__init__(config, weights, precision)
+        super().__init__(config, weights, packed, precision)
         self.branches = branches
 
     def build(self) -> onnx.ModelProto:
@@ -163,7 +204,7 @@ class CoreStep(StepEmitter):
     def __init__(
         self, config: TarFlowConfig, weights: WeightsFile, precision: str, rows: int, window: int
     ) -> None:
-        super().__init__(config, weights, precision)
+        super().__init__(config, weights, {}, precision)
         self.rows, self.window = rows, window
 
     def build(self) -> onnx.ModelProto:

@@ -2,7 +2,8 @@
 
 Written out by hand (reverse mode over the transformer), so that it shares the step graph's weights
 file; matrices are applied transposed by Gemm, never copied. It computes in float32 whatever the
-weights are stored in. One picture, the whole sequence, standard operators only.
+weights are stored in; quantized matrices are unpacked one at a time, at each use. One picture, the
+whole sequence, standard operators only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import onnx
 from onnx import TensorProto
 
 from ..families.tarflow import LAYER_NORM_EPSILON, TarFlowConfig
-from .onnx_graph import Graph, WeightsFile
+from .onnx_graph import OPSET, Graph, WeightsFile
+from .onnx_quantized import OPSET_WITH_4_BITS, dequantized
+from .onnx_step import Packed
 
 F32 = TensorProto.FLOAT
 MASKED = -1e30  # finite: a row of -inf would give NaN
@@ -47,8 +50,11 @@ class _Layer:
 class VjpEmitter:
     """Inputs x [T, D], context [T, C], grad_xa and grad_xb [T, D]; output grad_x [T, D]."""
 
-    def __init__(self, config: TarFlowConfig, weights: WeightsFile, precision: str) -> None:
+    def __init__(
+        self, config: TarFlowConfig, weights: WeightsFile, packed: Packed, precision: str
+    ) -> None:
         self.c, self.g, self.half = config, Graph(weights), precision == "fp16"
+        self.packed = packed
 
     def build(self) -> onnx.ModelProto:
         c, g = self.c, self.g
@@ -66,7 +72,7 @@ class VjpEmitter:
         for i, layer in reversed(list(enumerate(layers))):
             grad = self.backward(grad, layer, f"attn_blocks.{i}")
         g.output(self.linear_back(grad, "proj_in"), "grad_x", F32, [T, D])
-        return g.model("vjp")
+        return g.model("vjp", OPSET_WITH_4_BITS if self.packed else OPSET)
 
     # -- pieces ------------------------------------------------------------------------------------
 
@@ -77,13 +83,19 @@ class VjpEmitter:
         weight = self.g.weight(name)
         return self.g.op("Cast", weight, to=F32) if self.half else weight
 
+    def matrix(self, name: str) -> tuple[str, int]:
+        """A weight and whether it is [out, in], as the quantized ones are, or [in, out]."""
+        if packed := self.packed.get(name):
+            return dequantized(self.g, name, packed), 1
+        return self.parameter(name), 0
+
     def linear(self, x: str, name: str) -> str:
-        return self.g.op(
-            "Gemm", x, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
-        )
+        weight, out_in = self.matrix(f"{name}.weight")
+        return self.g.op("Gemm", x, weight, self.parameter(f"{name}.bias"), transB=out_in)
 
     def linear_back(self, grad: str, name: str) -> str:
-        return self.g.op("Gemm", grad, self.parameter(f"{name}.weight"), transB=1)
+        weight, out_in = self.matrix(f"{name}.weight")
+        return self.g.op("Gemm", grad, weight, transB=1 - out_in)
 
     def mean(self, x: str) -> str:
         return self.g.op("ReduceMean", x, self.g.int64(-1), keepdims=1)

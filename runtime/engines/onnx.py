@@ -15,6 +15,8 @@ from ..spec import ARBlock
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
 from .menu import split_window
 from .onnx_file import check_external_data
+from .onnx_packed import pack_graph, packed_graph
+from .onnx_quantized import cache_capacity, is_quantized, run_window
 from .resources import SMALL_BLOCK_BYTES, default_threads, resident_bytes
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ IDLE_CACHE_BYTES = 16 << 20  # a closed stage with a larger cache is freed
 MASKED = {"fp32": -1e30, "fp16": -3e4}  # finite, and inside the range of the precision
 # Activations of such windows take more memory than what allocating them again takes time.
 SHRINKING_WINDOW = 256
-_CACHE_DTYPES: dict[str, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16}
+
+
+def _cache_dtype(precision: str) -> np.dtype[Any]:
+    return np.dtype(np.float16 if precision == "fp16" else np.float32)
 
 
 class OnnxEngine:
@@ -88,7 +93,8 @@ class OnnxEngine:
         return sum(self._bundle.manifest.files[file].bytes for file in artifact.files)
 
     def max_images(self, branches: int, scaled_queries: bool) -> int | None:
-        if self._form() == "core":
+        # GroupQueryAttention takes several pictures at W = 1 alone, where quantized graphs have 2.
+        if self._form() == "core" or is_quantized(self._options.precision):
             return 1
         return 1 if branches == 2 and scaled_queries else None
 
@@ -135,9 +141,9 @@ class OnnxEngine:
         artifacts = self._find(stage, "step", branches)
         sessions = {a.windows[0]: self._session(a) for a in artifacts}
         T = self._bundle.manifest.spec.image.num_patches
-        dtype = _CACHE_DTYPES[self._options.precision]
+        dtype = _cache_dtype(self._options.precision)
         masked = MASKED[self._options.precision]
-        return _CoreStage(sessions, stage, T, self._patch_dim, branches, np.dtype(dtype), masked)
+        return _CoreStage(sessions, stage, T, self._patch_dim, branches, dtype, masked)
 
     def open_vjp(self, stage: ARBlock) -> VJPStage:
         # Each matrix is used as it is and transposed: packing it for both would double the memory.
@@ -173,25 +179,74 @@ class OnnxEngine:
                 kept = {a: s for a, s in self._sessions.items() if a.stage == artifact.stage}
                 self._sessions = kept
                 self._release_idle()
-            path = self._bundle.artifact_path(artifact)
-            check_external_data(path, [file.rsplit("/", 1)[-1] for file in artifact.files])
-            self._sessions[artifact] = self._create_session(path, prepack)
+            packed = self._packed_graph(artifact) if prepack else None
+            if packed and packed.is_file():
+                self._sessions[artifact] = self._create_session(packed, optimize=False)
+            else:
+                path = self._checked_path(artifact)
+                self._sessions[artifact] = self._create_session(path, prepack)
         return self._sessions[artifact]
 
+    def _checked_path(self, artifact: Artifact) -> Path:
+        path = self._bundle.artifact_path(artifact)
+        check_external_data(path, [file.rsplit("/", 1)[-1] for file in artifact.files])
+        return path
+
+    def _packed_graph(self, artifact: Artifact) -> Path | None:
+        if self._provider != PROVIDERS["cpu"]:
+            return None
+        hashes = [self._bundle.manifest.files[file].sha256 for file in artifact.files]
+        return packed_graph(hashes, self.info.version)
+
+    def pack_weights(self) -> int:
+        """Keep the step graphs packed for this processor; sessions map them from now on.
+
+        Returns:
+            Bytes written: twice the weights for each number of branches, 0 if it was done before.
+
+        Raises:
+            UsageError: on another device than the CPU.
+        """
+        written = 0
+        for artifact in self._bundle.manifest.artifacts:
+            if (artifact.engine, artifact.precision) != ("onnx", self._options.precision):
+                continue
+            target = self._packed_graph(artifact)
+            if target is None:
+                raise UsageError(f"weights are packed for the cpu, not for {self.info.device}")
+            if artifact.role == "step" and not target.is_file():
+                source = self._checked_path(artifact)
+                written += pack_graph(self._ort, self._session_options(), source, target)
+        return written
+
     def _run_options(self, *, shrink: bool) -> Any:
-        """With ``shrink`` the session gives its activations back after each call (CPU only)."""
+        """With ``shrink`` the session gives its activations back after each call (CPU only).
+
+        None elsewhere: ONNX Runtime 1.32 asks options for an entry at every call and takes an
+        exception for "not there", 59 us on a machine where the whole call takes 200.
+        """
+        if not shrink or self.info.device != "cpu":
+            return None
         options = self._ort.RunOptions()
-        if shrink and self.info.device == "cpu":
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return options
 
-    def _create_session(self, path: Path, prepack: bool = True) -> onnxruntime.InferenceSession:
+    def _session_options(self) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.info.threads, 1
         options.log_severity_level = 4  # errors come as exceptions
         # Spinning threads burn the other core between two calls and ruin both on a busy machine.
         spinning = "1" if self._options.spinning else "0"
         options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        return options
+
+    def _create_session(
+        self, path: Path, prepack: bool = True, optimize: bool = True
+    ) -> onnxruntime.InferenceSession:
+        options = self._session_options()
+        if not optimize:
+            levels = self._ort.GraphOptimizationLevel
+            options.graph_optimization_level = levels.ORT_DISABLE_ALL
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
         try:
@@ -206,15 +261,17 @@ class _Binding:
     def __init__(self, stage: _GqaStage, window: int) -> None:
         branches, N = stage.rows
         R, D, C = branches * N, stage.patch_dim, stage.block.channels
-        self.x = np.zeros((branches, N, window, D), np.float32)
-        self.context = np.zeros((branches, N, window, C), np.float32)
-        self.output = np.zeros((R, window, stage.output_dim), np.float32)
-        split = self.output.reshape(branches, N, window, -1)
+        self.rows = rows = run_window(window, stage.precision)  # those past the window: thrown away
+        x = np.zeros((branches, N, rows, D), np.float32)
+        context = np.zeros((branches, N, rows, C), np.float32)
+        self.x, self.context = x[:, :, :window], context[:, :, :window]
+        self.output = np.zeros((R, rows, stage.output_dim), np.float32)
+        split = self.output.reshape(branches, N, rows, -1)[:, :, :window]
         self.xb = split[..., -D:]
         self.xa = split[..., :D] if stage.output_dim == 2 * D else np.zeros_like(self.xb)
         self._inputs = {
-            "x": self.x.reshape(R, window, D),
-            "context": self.context.reshape(R, window, C),
+            "x": x.reshape(R, rows, D),
+            "context": context.reshape(R, rows, C),
             "seqlens_k": stage.seqlens_k,
             "total_len": stage.total_len,
         }
@@ -252,7 +309,7 @@ class _Binding:
 
 
 class _GqaStage:
-    """A block in the ``gqa`` form: past and present share one buffer of T rows."""
+    """A block in the ``gqa`` form: past and present share one buffer."""
 
     windows: tuple[int, ...] = ()
 
@@ -272,17 +329,17 @@ class _GqaStage:
         cache_rows = 1 if folded else rows[0] * rows[1]
         self.seqlens_k, self.total_len = np.zeros(cache_rows, np.int32), np.zeros((), np.int32)
         self.qkv_scale = np.ones((3, 2, 1), np.float32)
-        T = engine._bundle.manifest.spec.image.num_patches
+        self.precision = engine._options.precision
+        capacity = cache_capacity(engine._bundle.manifest.spec.image.num_patches, self.precision)
         heads = block.num_heads * (2 if folded else 1)
-        shape, dtype = (cache_rows, heads, T, block.head_dim), engine._options.precision
+        shape = (cache_rows, heads, capacity, block.head_dim)
+        dtype = _cache_dtype(self.precision)
         self.cache = {
-            f"{n}_{i}": self._cache_value(shape, _CACHE_DTYPES[dtype], engine.info.device)
+            f"{n}_{i}": self._cache_value(shape, dtype, engine.info.device)
             for i in range(block.num_layers)
             for n in "kv"
         }
-        self.cache_bytes = (
-            2 * block.num_layers * prod(shape) * np.dtype(_CACHE_DTYPES[dtype]).itemsize
-        )
+        self.cache_bytes = 2 * block.num_layers * prod(shape) * dtype.itemsize
         self._bindings: dict[int, _Binding] = {}
         self._pos = self._classes = np.zeros(0, np.float32)
         self._context: Floats | None = None
@@ -311,8 +368,9 @@ class _GqaStage:
             binding.context[:] = self._context[:, :, position:end]
         else:
             np.add(self._pos[position:end], self._classes, out=binding.context)
-        self.seqlens_k[:] = end - 1
-        self.total_len[...] = end
+        total = position + binding.rows
+        self.seqlens_k[:] = total - 1
+        self.total_len[...] = total
         binding.run()
         return binding.xa, binding.xb
 

@@ -1,0 +1,57 @@
+"""Weights packed for this processor: the same bits, found again, never found by mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Terminal
+
+from flowship.runtime import Bundle, Flow
+from flowship.runtime.engines import EngineOptions
+from flowship.runtime.engines.onnx import OnnxEngine
+from flowship.runtime.engines.onnx_packed import packed_folder, packed_graph
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "flowship" / "packed"
+
+
+def test_the_same_pictures(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Flow.open(plan="default") as flow:
+        wanted = [flow.generate(seed=3, label=1, guidance=g).images for g in (0.0, 2.0)]
+    with Bundle.open() as bundle:
+        engine = OnnxEngine(bundle, EngineOptions("fp32"))
+        written = engine.pack_weights()
+        assert written > 2 * sum(f.bytes for n, f in bundle.manifest.files.items() if "weights" in n)
+        assert engine.pack_weights() == 0
+        engine.close()
+    assert len(list(cache.iterdir())) == 8
+    opened: list[Path] = []
+    create = OnnxEngine._create_session
+
+    def spy(self: OnnxEngine, path: Path, *rest: bool, **named: bool) -> object:
+        opened.append(path)
+        return create(self, path, *rest, **named)
+
+    monkeypatch.setattr(OnnxEngine, "_create_session", spy)
+    with Flow.open(plan="default") as flow:
+        found = [flow.generate(seed=3, label=1, guidance=g).images for g in (0.0, 2.0)]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {path.parents[1] for path in opened} == {packed_folder()}
+
+
+def test_other_weights_or_builds_are_other_places() -> None:
+    places = [packed_graph(h, v) for h in (["a"], ["b"], ["a", "b"]) for v in ("1", "2")]
+    assert len(set(places)) == len(places)
+
+
+def test_from_the_command_line(flowship: Terminal, cache: Path) -> None:
+    result = flowship.ok("plan", "--threads", "1", "--pack-weights")
+    assert "packed weights: " in result.err and cache.is_dir()
+    refused = flowship.refused("plan", "--engine", "executorch", "--pack-weights")
+    assert "--pack-weights is for the engine onnx" in refused
