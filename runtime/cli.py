@@ -32,6 +32,7 @@ COMMANDS = {
     "bench predict": ("benchmarks.predict_command", "time and memory on devices that are not here"),
     "interpolate": ("runtime.commands.interpolate", "a strip from one picture or seed to another"),
     "devices": ("benchmarks.devices_command", "profiles of phones, laptops and graphics cards"),
+    "serve": ("apps.server.command", "the web app and an HTTP API, with this machine's engine"),
 }
 
 
