@@ -62,7 +62,8 @@ def written(path: Path, *rows: Row) -> Path:
 def hostile_rows() -> list[Row]:
     texts = iter(HOSTILE * 20)
     fields = ("model", "engine", "precision", "window", "machine", "os", "conditions", "commit")
-    bad = [replace(row(20, i), **{f: next(texts) for f in fields}) for i in range(4)]
+    hostile: list[dict[str, Any]] = [{f: next(texts) for f in fields} for _ in range(4)]
+    bad = [replace(row(20, i), **values) for i, values in enumerate(hostile)]
     bad = [replace(r, notes=HOSTILE, accuracy_source=HOSTILE[0], device=HOSTILE[1]) for r in bad]
     flagged = replace(bad[0], sample_flags=(HOSTILE[0],) * 60)
     return [*bad, flagged, Row(model="m", engine="e", status="skipped", reason=HOSTILE[1])]

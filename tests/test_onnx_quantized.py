@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -204,7 +205,8 @@ def test_windows_and_company_change_nothing(model: Model, guidance: Guidance) ->
         decoding = Decoding(model, z, [7] * len(z), guidance, Plan(windows, windows))
         for _ in decoding.run():
             pass
-        return decoding.state
+        found: Floats = decoding.state
+        return found
 
     alone = np.concatenate([pictures(z[i : i + 1], 1) for i in range(2)])
     np.testing.assert_array_equal(pictures(z, 1), alone)
@@ -265,13 +267,16 @@ def test_what_cannot_be_written(
     assert not list(tmp_path.rglob("*.onnx"))
 
 
-class _Asked(Mapping[str, Floats]):
+Value = TypeVar("Value")
+
+
+class _Asked(Mapping[str, Value]):
     """Arrays that are made when asked for; remembers what was."""
 
-    def __init__(self, arrays: Mapping[str, Floats]) -> None:
+    def __init__(self, arrays: Mapping[str, Value]) -> None:
         self.arrays, self.names = arrays, list[str]()
 
-    def __getitem__(self, name: str) -> Floats:
+    def __getitem__(self, name: str) -> Value:
         self.names.append(name)
         return self.arrays[name]
 

@@ -26,7 +26,8 @@ def test_the_same_pictures(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with Bundle.open() as bundle:
         engine = OnnxEngine(bundle, EngineOptions("fp32"))
         written = engine.pack_weights()
-        assert written > 2 * sum(f.bytes for n, f in bundle.manifest.files.items() if "weights" in n)
+        files = bundle.manifest.files
+        assert written > 2 * sum(files[name].bytes for name in files if "weights" in name)
         assert engine.pack_weights() == 0
         engine.close()
     assert len(list(cache.iterdir())) == 8

@@ -509,7 +509,7 @@ class BlockWeights:
             the trained one.
     """
 
-    network: dict[str, Floats]
+    network: Mapping[str, Floats]
     pos: Floats
     classes: Floats
     quantized: Mapping[str, QuantizedMatrix] = field(default_factory=dict)
