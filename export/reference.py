@@ -17,11 +17,18 @@ Floats = npt.NDArray[np.float32]
 
 
 class ReferenceBlock:
-    """One block of the checkpoint as a float32 torch module with its tables."""
+    """One block of the checkpoint as a float32 torch module with its tables.
 
-    def __init__(self, checkpoint: Checkpoint, block: ARBlock) -> None:
+    Args:
+        weights: what to run in place of the checkpoint's own, quantized matrices as the values
+            that they stand for.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, block: ARBlock, weights: BlockWeights | None = None
+    ) -> None:
         self.block = block
-        self.weights: BlockWeights = checkpoint.block(block.block)
+        self.weights = (weights or checkpoint.block(block.block)).dequantized()
         self.module: TarFlowBlock = self.weights.module(checkpoint.config)
 
     def context(self, labels: Sequence[int | None]) -> Floats:
