@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +25,12 @@ from flowship.export.families.tarflow import (
     block_weights,
     infer_config,
 )
+from flowship.export.quantize.formats import FORMATS
+from flowship.export.quantize.matrix import QuantizedMatrix
+from flowship.export.quantize.rtn import round_to_nearest
 from flowship.export.targets.base import TargetOptions
-from flowship.export.targets.executorch import ExecuTorchTarget
+from flowship.export.targets.executorch import ExecuTorchTarget, stored
+from flowship.export.targets.executorch_quantized import layout_of
 from flowship.export.targets.executorch_template import ProgramTemplate, stand_ins
 from flowship.runtime.engines import executorch_program
 from flowship.runtime.engines.base import ARStage, EngineOptions
@@ -40,7 +44,8 @@ GOLDEN = Path(__file__).parent / "golden"
 HAS_COMPILER = bool(shutil.which("g++") or shutil.which("clang++"))
 # float32: the error of sums in another order, 2e-7 measured; a wrong mask or row gives 1e-2.
 # float16: 11 bits, so 5e-4 of values around 1; 4e-4 measured.
-TOLERANCE = {"fp32": 5e-6, "fp16": 5e-3}
+# mixed: activations of 8 bits under the 4-bit matrices, 1/510 of a row's range; 4e-3 measured.
+TOLERANCE = {"fp32": 5e-6, "fp16": 5e-3, "mixed": 1e-2}
 GRADIENT_TOLERANCE = {"fp32": 5e-6, "fp16": 1e-2}  # of the largest value; 7e-7 and 9e-4 measured
 
 
@@ -105,6 +110,18 @@ def without_nvp() -> tuple[TarFlowConfig, BlockWeights]:
     return config, BlockWeights(network, pos, np.zeros((1, config.channels), np.float32))
 
 
+def quantized(weights: BlockWeights) -> BlockWeights:
+    """One matrix of each kind that a program can hold, and one that stays float."""
+    formats = {"attention.qkv": "int8", "attention.proj": "int4_g32", "mlp.main.2": "int4_g32"}
+    matrices = {
+        f"attn_blocks.0.{name}.weight": round_to_nearest(
+            weights.network[f"attn_blocks.0.{name}.weight"], FORMATS[format]
+        )
+        for name, format in formats.items()
+    }
+    return replace(weights, quantized=matrices)
+
+
 def export(
     root: Path,
     config: TarFlowConfig,
@@ -122,7 +139,7 @@ def export(
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
-    """Lowered once, 10 methods: a dynamic window, static windows, and float16 without nvp."""
+    """Lowered once, 12 methods: dynamic and static windows, quantized ones, fp16 without nvp."""
     root = tmp_path_factory.mktemp("programs")
     config, tensors = golden("tiny_cond_model_4_128_3_2_0.05.pth")
     found = {}
@@ -133,6 +150,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     weights = golden_block(tensors, 1)
     options = {"windows": (1, 4), "denoise": False, "executorch_dynamic": False}
     found["static"] = export(root / "static", config, weights, 1, "fp32", **options)
+    for b in (0, 1):
+        weights = quantized(golden_block(tensors, b))
+        found[f"mixed{b}"] = export(root, config, weights, b, "mixed")
     config, weights = without_nvp()
     options = {"windows": (1,), "executorch_dynamic": False}
     found["fp16"] = export(root / "fp16", config, weights, 0, "fp16", **options)
@@ -175,7 +195,7 @@ def reference(
     exported: Exported, x: np.ndarray, class_row: np.ndarray, q_scale: float = 1.0
 ) -> np.ndarray:
     """[2, T, D]: xa and xb of the float32 torch module over the whole sequence."""
-    module = exported.weights.module(exported.config)
+    module = exported.weights.dequantized().module(exported.config)
     context = torch.from_numpy(exported.weights.pos + class_row)[None]
     with torch.no_grad():
         xa, xb, _ = module(torch.from_numpy(x)[None], context, None, torch.tensor([q_scale]))
@@ -211,7 +231,7 @@ def spoil(stage: ARStage, exported: Exported) -> None:
 # ---- parity --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dynamic0", "dynamic1", "static", "fp16"])
+@pytest.mark.parametrize("name", ["dynamic0", "dynamic1", "static", "mixed0", "mixed1", "fp16"])
 @pytest.mark.parametrize("window", [1, 4, 5, None])
 def test_step_matches_torch(
     programs: dict[str, Exported], runtime: str, name: str, window: int | None
@@ -231,7 +251,7 @@ def test_step_matches_torch(
     assert found.tobytes() == again.tobytes()
 
 
-@pytest.mark.parametrize("name", ["dynamic1", "static", "fp16"])
+@pytest.mark.parametrize("name", ["dynamic1", "static", "mixed1", "fp16"])
 def test_guided_is_two_passes(programs: dict[str, Exported], runtime: str, name: str) -> None:
     exported = programs[name]
     x = noise(2, exported.config.num_patches, exported.config.patch_dim)
@@ -293,15 +313,68 @@ def test_both_runtimes_give_the_same_bits(
     assert len(set(found.values())) == 1
 
 
+# ---- quantized -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_quantized_patch_does_not_depend_on_its_window(
+    programs: dict[str, Exported], runtime: str, branches: int
+) -> None:
+    """The same bits from every window, so windowed sampling is sequential sampling."""
+    exported = programs["mixed1"]
+    x = noise(10, exported.config.num_patches, exported.config.patch_dim)
+    x[1::2] *= 30  # neighbours that would spoil a scale of the whole window
+    engine = exported.engine()
+    stage = engine.open(exported.block, branches=branches, scaled_queries=branches == 2)
+    begin(stage, exported, q_scale=1 / 0.7 if branches == 2 else None)
+    found = {window: run(stage, x, window).tobytes() for window in (1, 2, 3, 7, 8, len(x))}
+    stage.close()
+    engine.close()
+    assert len(set(found.values())) == 1
+
+
+def test_quantized_precisions_have_no_denoising(programs: dict[str, Exported]) -> None:
+    exported, other = programs["mixed1"], programs["dynamic0"]
+    assert exported.config.noise.kind == "gaussian"
+    assert {artifact.role for artifact in exported.artifacts} == {"step"}
+    engine = replace(exported, artifacts=(*exported.artifacts, *other.artifacts)).engine()
+    with pytest.raises(
+        EngineError, match=r"no denoising .* executorch mixed, but for executorch fp32$"
+    ):
+        engine.open_vjp(exported.block)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (round_to_nearest(np.ones((4, 48), np.float32), FORMATS["int4_g32"]), "48 columns are not"),
+        (round_to_nearest(np.ones((4, 32), np.float32), FORMATS["int8_g32"]), "w as int8_g32: cho"),
+        (
+            QuantizedMatrix(
+                FORMATS["int8"],
+                np.zeros((2, 4), np.int8),
+                np.ones((2, 1), np.float32),
+                np.ones((2, 1), np.int8),
+            ),
+            "w with zero points",
+        ),
+    ],
+)
+def test_what_xnnpack_cannot_take_is_refused(matrix: QuantizedMatrix, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        layout_of({"w": matrix})
+
+
 # ---- the file ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dynamic0", "static", "fp16"])
+@pytest.mark.parametrize("name", ["dynamic0", "static", "mixed1", "fp16"])
 def test_weights_are_stored_once(programs: dict[str, Exported], name: str) -> None:
     """The rest, the graphs of all methods, takes 50 to 165 KB."""
     exported = programs[name]
-    width = 4 if exported.precision == "fp32" else 2
-    weights = sum(array.size * width for array in exported.weights.network.values())
+    arrays = stored(exported.weights, exported.precision).values()
+    weights = sum(array.nbytes for array in arrays)
     assert weights < exported.path.stat().st_size < weights + 220_000
 
 
@@ -310,6 +383,7 @@ def test_weights_are_stored_once(programs: dict[str, Exported], name: str) -> No
     [
         ("static", {"step1", "step4", "guided1", "guided4"}),
         ("dynamic0", {"step", "guided", "vjp"}),
+        ("mixed0", {"step", "guided"}),
     ],
 )
 def test_heavy_operators_are_delegated(
@@ -320,7 +394,7 @@ def test_heavy_operators_are_delegated(
     program = deserialize_pte_binary(programs[name].path.read_bytes()).program
     operators = {plan.name: {op.name for op in plan.operators} for plan in program.execution_plan}
     assert set(operators) == methods
-    heavy = ("mm", "linear", "softmax", "gelu", "mul", "permute")
+    heavy = ("mm", "linear", "softmax", "gelu", "mul", "permute", "quant")
     for names in operators.values():
         assert not {name for name in names if any(word in name for word in heavy)}
     assert all(

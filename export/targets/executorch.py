@@ -23,12 +23,25 @@ from ...runtime.errors import MissingExtraError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import BlockWeights, TarFlowBlock, TarFlowConfig
+from ..quantize.formats import find_formats
 from .base import TargetOptions, check_precision
 from .executorch_block import StepBlock
+from .executorch_quantized import (
+    Layout,
+    build_block,
+    layout_of,
+    scales_name,
+    stored_arrays,
+    stored_ones,
+)
 from .executorch_template import MARK_BYTES, ProgramTemplate, stand_ins
 from .executorch_vjp import VjpBlock
 
-DTYPES: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
+FORMATS: dict[str, tuple[str, ...]] = {
+    "int8": ("int8",),
+    "int4": ("int4_g32",),
+    "mixed": ("int4_g32", "int8"),
+}
 Weights = Mapping[str, npt.NDArray[Any]]
 
 
@@ -37,12 +50,14 @@ class ExecuTorchTarget:
 
     ``step{W}``, ``guided{W}``: a window of W patches for one or two branches (see StepBlock).
     ``step``, ``guided``: the same for every W up to T, where options.executorch_dynamic.
-    ``vjp``: see VjpBlock; only for models that were trained with Gaussian noise.
+    ``vjp``: see VjpBlock; only for models that were trained with Gaussian noise, and not in the
+    quantized precisions (see executorch_quantized): it applies the matrices transposed, which
+    XNNPACK cannot do with codes, so that they would lie in the file twice.
     """
 
     engine: EngineName = "executorch"
-    precisions: tuple[str, ...] = tuple(DTYPES)
-    formats: Mapping[str, tuple[str, ...]] = {}
+    precisions: tuple[str, ...] = ("fp32", "fp16", *FORMATS)
+    formats: Mapping[str, tuple[str, ...]] = FORMATS
     first_block_cost = 60.0  # tracing and lowering happen once for all blocks
 
     def export_block(
@@ -62,9 +77,10 @@ class ExecuTorchTarget:
         plan = ProgramPlan(
             config,
             windows=() if dynamic else options.windows_up_to(config.num_patches),
-            vjp=options.denoise and config.noise.kind == "gaussian",
+            vjp=options.denoise and config.noise.kind == "gaussian" and precision not in FORMATS,
+            layout=layout_of(weights.quantized),
         )
-        write_program(root / path, plan, weights.network, precision)
+        write_program(root / path, plan, weights, precision)
         entries: list[tuple[Literal["step", "vjp"], int, tuple[int, ...]]]
         entries = [("step", 1, plan.windows), ("step", 2, plan.windows)]
         if plan.vjp:
@@ -82,26 +98,46 @@ class ProgramPlan:
     config: TarFlowConfig
     windows: tuple[int, ...]
     vjp: bool
+    layout: Layout = ()
 
 
-def write_program(path: Path, plan: ProgramPlan, weights: Weights, precision: str) -> None:
-    """Write a block's program.
-
-    Args:
-        weights: parameters of TarFlowBlock by name, float32.
-    """
-    cast = {name: array.astype(DTYPES[precision], copy=False) for name, array in weights.items()}
-    if min(array.nbytes for array in cast.values()) < MARK_BYTES:  # patches of one or two values
-        lower(plan, cast, path)
+def write_program(path: Path, plan: ProgramPlan, weights: BlockWeights, precision: str) -> None:
+    """Write a block's program."""
+    arrays = stored(weights, precision)
+    if min(array.nbytes for array in arrays.values()) < MARK_BYTES:  # patches of one or two values
+        lower(plan, arrays, path)
     else:
-        _template(plan, precision).write(path, cast)
+        _template(plan, precision).write(path, arrays)
+
+
+def stored(weights: BlockWeights, precision: str) -> dict[str, npt.NDArray[Any]]:
+    """Parameters by name as the program holds them: codes and scales, or the float type."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, array in weights.network.items():
+        if name in weights.quantized:
+            arrays[name], arrays[scales_name(name)] = stored_arrays(weights.quantized[name])
+        else:
+            arrays[name] = array.astype(_dtype(precision), copy=False)
+    return arrays
+
+
+def _dtype(precision: str) -> type[np.floating[Any]]:
+    """Of what is not quantized."""
+    return np.float16 if precision == "fp16" else np.float32
 
 
 @lru_cache(maxsize=4)
 def _template(plan: ProgramPlan, precision: str) -> ProgramTemplate:
+    formats, arrays = dict(plan.layout), {}
     with torch.device("meta"):
-        shapes = {n: tuple(t.shape) for n, t in TarFlowBlock(plan.config).state_dict().items()}
-    marked = stand_ins({n: np.zeros(shape, DTYPES[precision]) for n, shape in shapes.items()})
+        state = TarFlowBlock(plan.config).state_dict()
+    for name, tensor in state.items():
+        if name in formats:
+            format = find_formats([formats[name]])[0]
+            arrays[name], arrays[scales_name(name)] = stored_ones(format, *tensor.shape)
+        else:
+            arrays[name] = np.zeros(tuple(tensor.shape), _dtype(precision))
+    marked = stand_ins(arrays)  # scales have to be normal numbers, also before they are patched
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "template.pte"
         lower(plan, marked, path)
@@ -114,45 +150,36 @@ def _template(plan: ProgramPlan, precision: str) -> ProgramTemplate:
 def lower(plan: ProgramPlan, weights: Weights, path: Path) -> None:
     """Trace all methods of a block with these very weights and lower them into one file.
 
+    Args:
+        weights: as ``stored`` gives them.
+
     Raises:
         MissingExtraError: executorch is not installed.
     """
-    none = np.zeros(0, np.float32)  # position and class rows are host data
-    block = BlockWeights(dict(weights), none, none).module(plan.config)
+    block = build_block(plan.config, weights, plan.layout)
     with (
         _quiet(),
         quiet_native_stderr(),
         torch.no_grad(),
     ):  # without no_grad the cache cannot be written in place
         _check_installed()
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import (
             EdgeCompileConfig,
             ExecutorchBackendConfig,
             to_edge_transform_and_lower,
         )
-        from executorch.exir.backend.compile_spec_schema import CompileSpec
-        from executorch.exir.backend.partitioner import DelegationSpec
         from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
+        from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the operators
 
-        partitioner = XnnpackPartitioner()
-        # Two short cuts, each of which takes a third off the time. The operators that XNNPACK wants
-        # kept whole (linear above all) are kept without a second decomposition to find out which
-        # ones it can take: the file stays the same to the byte.
-        keep_whole = partitioner.ops_to_not_decompose
-        partitioner.ops_to_not_decompose = lambda program: (keep_whole(program)[0], None)
-        # And this key asks for the one of 17 preprocessing passes that these graphs need, each of
-        # which traces every partition again.
-        partitioner.delegation_spec = DelegationSpec(
-            partitioner.delegation_spec.backend_id, [CompileSpec("dqlinear_partitioner", b"")]
-        )
+        from .executorch_partition import xnnpack_partitioner
+
         programs = {
             name: torch.export.export(m.module, m.inputs, dynamic_shapes=m.dynamic, strict=False)
             for name, m in _methods(plan, block).items()
         }
         edge = to_edge_transform_and_lower(
             programs,
-            partitioner=[partitioner],
+            partitioner=[xnnpack_partitioner()],
             # Otherwise index_put_ and the fp16 casts fail checks of an operator set made for
             # accelerators.
             compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),

@@ -32,7 +32,7 @@ class CachedAttention(nn.Module):
         super().__init__()
         self.num_heads = source.num_heads
         self.norm, self.qkv, self.proj = source.norm, source.qkv, source.proj
-        channels, dtype = source.proj.in_features, source.proj.weight.dtype
+        channels, dtype = source.proj.in_features, source.norm.weight.dtype
         for b in branches:
             for name in "kv":
                 shape = (b * self.num_heads, num_patches, channels // self.num_heads)
@@ -72,7 +72,7 @@ class StepBlock(nn.Module):
         super().__init__()
         T = block.config.num_patches
         layers = [layer for layer in block.attn_blocks if isinstance(layer, tarflow.Layer)]
-        self.dtype = block.proj_in.weight.dtype
+        self.dtype = layers[0].mlp.norm.weight.dtype  # not that of codes
         self.proj_in, self.proj_out = block.proj_in, block.proj_out
         self.attention = nn.ModuleList(
             [CachedAttention(layer.attention, T, branches) for layer in layers]

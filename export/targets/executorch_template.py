@@ -30,7 +30,7 @@ _NAME = re.compile(rb"[0-9a-f]{64}")
 
 
 def stand_ins(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays of the same shapes and types, all zeros but for a mark that tells them apart.
+    """The same arrays, each begun with a mark that tells it apart.
 
     Raises:
         ValueError: an array is too small to be marked.
@@ -39,7 +39,7 @@ def stand_ins(weights: Mapping[str, Array]) -> dict[str, Array]:
     for i, (name, array) in enumerate(weights.items()):
         if array.nbytes < MARK_BYTES:
             raise ValueError(f"{name} has {array.nbytes} bytes, a mark takes {MARK_BYTES}")
-        stand_in = np.zeros(array.shape, array.dtype)
+        stand_in = np.array(array, order="C")
         stand_in.reshape(-1).view(np.uint8)[:MARK_BYTES] = np.frombuffer(_mark(i), np.uint8)
         marked[name] = stand_in
     return marked

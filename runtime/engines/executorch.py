@@ -21,8 +21,9 @@ from .resources import default_threads, resident_bytes
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-# Packed weights beside the mapped file, and the KV cache of both numbers of branches.
-MEMORY_PER_FILE_BYTE = 3
+FILE_COPIES = 2  # the mapped file and XNNPACK's packed weights
+CACHE_BRANCHES = 3  # a program has a KV cache for one branch and another for two
+CACHE_BYTES = {"fp16": 2}  # of a key or value; float32 in every other precision
 
 
 class ExecuTorchEngine:
@@ -43,7 +44,7 @@ class ExecuTorchEngine:
         self._runtime = find_runtime()
         sizes = self._file_bytes()
         threads = options.threads or default_threads(max(sizes, default=0))
-        self._keep = MEMORY_PER_FILE_BYTE * sum(sizes) <= resident_bytes()
+        self._keep = FILE_COPIES * sum(sizes) + self._cache_bytes() <= resident_bytes()
         self._idle: dict[Path, list[_Loaded]] = {}
         self.info = EngineInfo(
             "executorch", self._runtime.version, "cpu", options.precision, threads
@@ -58,6 +59,12 @@ class ExecuTorchEngine:
             for file in artifact.files
         }
         return [manifest.files[file].bytes for file in own]
+
+    def _cache_bytes(self) -> int:
+        spec = self._bundle.manifest.spec
+        rows = sum(2 * block.num_layers * block.channels for block in spec.ar_blocks)
+        value = CACHE_BYTES.get(self._precision, 4)
+        return CACHE_BRANCHES * rows * spec.image.num_patches * value
 
     def max_images(self, branches: int, scaled_queries: bool) -> int | None:
         return 1
@@ -104,8 +111,19 @@ class ExecuTorchEngine:
             what = "denoising" if role == "vjp" else f"{branches}-branch {role}"
             raise EngineError(
                 f"the bundle has no {what} method of {stage.name} for executorch {self._precision}"
+                f"{self._denoised_by() if role == 'vjp' else ''}"
             )
         return found[0]
+
+    def _denoised_by(self) -> str:
+        """Who else has the denoising methods, in words: quantized programs have none."""
+        own = ("executorch", self._precision)
+        artifacts = [a for a in self._bundle.manifest.artifacts if a.role == "vjp"]
+        others = {(a.engine, a.precision) for a in artifacts} - {own}
+        if not others:
+            return ""
+        names = ", ".join(" ".join(other) for other in sorted(others))
+        return f", but for {names}"
 
     def _take(self, artifact: Artifact) -> _Loaded:
         path = self._bundle.artifact_path(artifact)
