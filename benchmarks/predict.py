@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..runtime.errors import UsageError
-from ..runtime.footprint import CACHE_BYTES
 from ..runtime.manifest import Manifest
 from ..runtime.plan import DEFAULT_TOLERANCE, Profile
 from ..runtime.planner import choose_windows, chosen_windows, planned_seconds, sequential_seconds
 from .devices import Device, Kind
-from .roofline import CallCost, model_costs
+from .roofline import CACHE_BYTES, CallCost, model_costs
 
 PRECISIONS = ("fp16", "int8", "int4")
 # Share of the limits that our step graphs reached on a CPU, in the same minute as the limits: W = 1

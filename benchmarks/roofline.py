@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.errors import BundleError, MissingExtraError, UsageError
-from ..runtime.footprint import CACHE_BYTES
 from ..runtime.manifest import Manifest
 from ..runtime.spec import ARBlock
 
 Floats = npt.NDArray[np.float32]
 
+# Of one key or value: on the devices predicted for, whatever is smaller than fp32 keeps it in fp16.
+CACHE_BYTES = {"fp32": 4}
 STREAM_BYTES = 256 << 20  # several times the last cache of any laptop or phone
 CHUNK_BYTES = 1 << 20  # of one reduction: 30 us, so that the call itself costs nothing
 MATMUL_SIZE = 1024  # 2.1 GFLOP: the best rate of one core is reached from 512 on

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from .manifest import Manifest
 
-CACHE_BYTES = {"fp32": 4}  # of one key or value; every other precision keeps them in fp16
-
 
 @dataclass(frozen=True)
 class Footprint:
@@ -53,9 +51,10 @@ def _footprint(manifest: Manifest, engine: str, precision: str) -> Footprint:
         if (a.engine, a.precision) == (engine, precision)
         for file in a.files
     }
+    # The state of a Core ML program is fp16; quantized graphs of the others run in float32.
+    value_bytes = 2 if engine == "coreml" or precision == "fp16" else 4
     cache = max(
-        2 * b.num_layers * spec.image.num_patches * b.channels * CACHE_BYTES.get(precision, 2)
-        for b in spec.ar_blocks
+        2 * b.num_layers * spec.image.num_patches * b.channels * value_bytes for b in spec.ar_blocks
     )
     disk = sum(manifest.files[file].bytes for file in every)
     return Footprint(engine, precision, disk, max(blocks), sum(blocks), cache)
