@@ -1,0 +1,125 @@
+/** The browser's own engine, in a worker. */
+
+import { abortError, FlowshipError } from "../core/errors";
+import type {
+  BenchmarkRequest, BrowserBackend, DecodeRequest, GenerateRequest, InterpolateRequest, ModelStore,
+  OnProgress, OpenOptions, Picture, Pixels, ScoreOptions,
+} from "./api";
+import type { Args, EventOf, FromWorker, Method, Result, ToWorker } from "./protocol";
+
+interface Pending {
+  readonly tell: (event: unknown) => void;
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Starts the worker; the model comes with open(). */
+export function openBrowserBackend(): BrowserBackend {
+  const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "flowship" });
+  return new WorkerBackend(worker, document.baseURI);
+}
+
+class WorkerBackend implements BrowserBackend {
+  readonly kind = "browser";
+  private readonly pending = new Map<number, Pending>();
+  private lastId = 0;
+
+  constructor(
+    private readonly worker: Worker,
+    base: string,
+  ) {
+    worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.receive(data);
+    worker.onerror = (event) => this.fail(event.message || "the worker could not be started");
+    this.send({ kind: "start", base });
+  }
+
+  readonly store: ModelStore = {
+    list: () => this.call("listStored", []),
+    importZip: (file, onProgress, signal) => this.call("importZip", [file], onProgress, signal),
+    remove: (id) => this.call("removeStored", [id]),
+  };
+
+  listModels() {
+    return this.call("listModels", []);
+  }
+
+  open(id: string, options: OpenOptions = {}, signal?: AbortSignal) {
+    return this.call("open", [id, options], undefined, signal);
+  }
+
+  generate(request: GenerateRequest, onProgress?: OnProgress, signal?: AbortSignal) {
+    return this.call("generate", [request], onProgress, signal);
+  }
+
+  decode(request: DecodeRequest, onProgress?: OnProgress, signal?: AbortSignal) {
+    return this.call("decode", [request], onProgress, signal);
+  }
+
+  encode(image: Pixels, label: number | null, signal?: AbortSignal) {
+    return this.call("encode", [image, label], undefined, signal);
+  }
+
+  score(image: Pixels, options: ScoreOptions = {}, signal?: AbortSignal) {
+    return this.call("score", [image, options], undefined, signal);
+  }
+
+  interpolate(
+    request: InterpolateRequest, onPicture?: (index: number, picture: Picture) => void, signal?: AbortSignal,
+  ) {
+    const tell = onPicture && (({ index, picture }: { index: number; picture: Picture }) => onPicture(index, picture));
+    return this.call("interpolate", [request], tell, signal);
+  }
+
+  benchmark(request: BenchmarkRequest, onProgress?: OnProgress, signal?: AbortSignal) {
+    return this.call("benchmark", [request], onProgress, signal);
+  }
+
+  calibrate(onProgress?: OnProgress, signal?: AbortSignal) {
+    return this.call("calibrate", [], onProgress, signal);
+  }
+
+  close() {
+    return this.call("close", []);
+  }
+
+  private call<M extends Method>(
+    method: M, args: Args<M>, tell?: (event: EventOf<M>) => void, signal?: AbortSignal,
+  ): Promise<Result<M>> {
+    if (signal?.aborted) return Promise.reject(abortError());
+    const id = ++this.lastId;
+    const cancel = () => this.send({ kind: "cancel", id });
+    const answer = new Promise<Result<M>>((resolve, reject) => {
+      this.pending.set(id, {
+        tell: (event) => tell?.(event as EventOf<M>),
+        resolve: (result) => resolve(result as Result<M>),
+        reject,
+      });
+    });
+    signal?.addEventListener("abort", cancel);
+    this.send({ kind: "call", id, method, args });
+    return answer.finally(() => signal?.removeEventListener("abort", cancel));
+  }
+
+  private receive(message: FromWorker): void {
+    const waiting = this.pending.get(message.id);
+    if (!waiting) return;
+    if (message.kind === "event") return waiting.tell(message.event);
+    this.pending.delete(message.id);
+    if (message.kind === "result") return waiting.resolve(message.result);
+    const { kind, name, message: text } = message.error;
+    if (name === "AbortError") waiting.reject(abortError());
+    else waiting.reject(kind ? new FlowshipError(kind, text) : new Error(text));
+  }
+
+  /** The worker is gone: whoever waits is told. */
+  private fail(message: string): void {
+    for (const { reject } of this.pending.values()) {
+      reject(new FlowshipError("engine", `the browser's engine has stopped (${message}): reload the page`));
+    }
+    this.pending.clear();
+  }
+
+  private send(message: ToWorker): void {
+    this.worker.postMessage(message);
+  }
+}

@@ -1,0 +1,194 @@
+/** ONNX Runtime Web: the step and denoising graphs of one bundle in one precision. */
+
+import type { InferenceSession, Tensor } from "onnxruntime-web";
+import type { Bundle } from "../core/bundle";
+import { FlowshipError, messageOf } from "../core/errors";
+import { branchesOf, type Guidance } from "../core/guidance";
+import { type Artifact, findArtifact } from "../core/manifest";
+import type { Affine, Stage } from "../core/sampler";
+import { type ARBlock, arBlocks } from "../core/spec";
+
+export type Ort = typeof import("onnxruntime-web");
+export type Device = "wasm" | "webgpu";
+
+// Sessions of all blocks stay open below this; above, only the running block's (4 GiB is the most
+// that WebAssembly can address, and phones give less).
+const RESIDENT_BYTES = 512 << 20;
+
+/** Position and class rows of one block: what the host adds up to the graphs' context. */
+export interface ContextRows {
+  /** [T, C] in the block's own order. */
+  readonly pos: Float32Array;
+  /** [K + 1, C], the last is the unconditional row. */
+  readonly classes: Float32Array;
+}
+
+export class OrtEngine {
+  private readonly sessions = new Map<Artifact, Promise<InferenceSession>>();
+  private readonly rows = new Map<string, Promise<ContextRows>>();
+  private readonly keepAll: boolean;
+
+  constructor(
+    private readonly ort: Ort,
+    readonly bundle: Bundle,
+    readonly precision: string,
+    private readonly device: Device,
+  ) {
+    const { manifest } = bundle;
+    const files = new Set(
+      arBlocks(manifest.spec).flatMap((b) => findArtifact(manifest, precision, "step", b.name, 1).files),
+    );
+    const total = [...files].reduce((sum, file) => sum + (manifest.files.get(file)?.bytes ?? 0), 0);
+    this.keepAll = 2 * total <= RESIDENT_BYTES; // guided graphs hold a copy of their own
+  }
+
+  /** A block, begun for one picture with this label (null is unconditional). */
+  async stage(block: ARBlock, label: number | null, guidance: Guidance): Promise<Stage> {
+    const branches = branchesOf(guidance);
+    const session = await this.session("step", block, branches);
+    const spec = this.bundle.manifest.spec;
+    const rows = await this.contextRows(block);
+    const last = spec.numClasses;
+    const labels = [label ?? last, last].slice(0, branches);
+    return new OrtStage(this.ort, session, block, spec.image, rows, labels, guidance.attnTemp);
+  }
+
+  /** Gradient of sum(gradA * xa + gradB * xb) with respect to x; all [T, D]. */
+  async vjp(
+    block: ARBlock, label: number | null, x: Float32Array, gradA: Float32Array, gradB: Float32Array,
+  ): Promise<Float32Array> {
+    const session = await this.session("vjp", block, 1);
+    const { numPatches: T, patchDim: D } = this.bundle.manifest.spec.image;
+    const row = label ?? this.bundle.manifest.spec.numClasses;
+    const context = contextOf(await this.contextRows(block), row, block.channels);
+    const arrays: Record<string, Float32Array> = { x, context, grad_xa: gradA, grad_xb: gradB };
+    const feeds = Object.fromEntries(session.inputNames.map((name) => {
+      const shape = [T, name === "context" ? block.channels : D];
+      return [name, new this.ort.Tensor("float32", arrays[name], shape)];
+    }));
+    const found = await run(session, feeds);
+    return Float32Array.from(found[session.outputNames[0]].data as Float32Array);
+  }
+
+  async close(): Promise<void> {
+    const open = [...this.sessions.values()];
+    this.sessions.clear();
+    for (const session of open) await (await session).release();
+  }
+
+  private contextRows(block: ARBlock): Promise<ContextRows> {
+    return remember(this.rows, block.name, async () => ({
+      pos: await this.bundle.array(`${block.name}.pos`),
+      classes: await this.bundle.array(`${block.name}.classes`),
+    }));
+  }
+
+  private async session(role: "step" | "vjp", block: ARBlock, branches: number): Promise<InferenceSession> {
+    const artifact = findArtifact(this.bundle.manifest, this.precision, role, block.name, branches);
+    if (!this.keepAll && !this.sessions.has(artifact)) await this.close();
+    return remember(this.sessions, artifact, () => this.load(artifact));
+  }
+
+  private async load(artifact: Artifact): Promise<InferenceSession> {
+    const graph = await this.bundle.file(artifact.path);
+    const others = artifact.files.filter((file) => file !== artifact.path);
+    const externalData = await Promise.all(others.map(async (file) => (
+      // The graph refers to it by its name in the same folder.
+      { path: file.slice(file.lastIndexOf("/") + 1), data: await this.bundle.file(file) }
+    )));
+    try {
+      return await this.ort.InferenceSession.create(graph, {
+        executionProviders: [this.device],
+        externalData,
+        logSeverityLevel: 4, // errors come as exceptions
+      });
+    } catch (error) {
+      throw new FlowshipError("engine", `onnxruntime-web cannot load ${artifact.path}: ${messageOf(error)}`);
+    }
+  }
+}
+
+/** A block in the form `gqa`; see docs/bundle.md for its inputs and outputs. */
+class OrtStage implements Stage {
+  private readonly feeds: Record<string, Tensor> = {};
+  private readonly caches: readonly string[];
+  private readonly contexts: readonly Float32Array[];
+  private readonly branches: number;
+
+  constructor(
+    private readonly ort: Ort,
+    private readonly session: InferenceSession,
+    private readonly block: ARBlock,
+    private readonly image: { readonly numPatches: number; readonly patchDim: number },
+    rows: ContextRows,
+    labels: readonly number[],
+    attnTemp: number,
+  ) {
+    this.branches = labels.length;
+    this.contexts = labels.map((label) => contextOf(rows, label, block.channels));
+    this.caches = session.inputNames.filter((name) => name.startsWith("past_"));
+    // ONNX Runtime Web copies the cache in and out of WebAssembly's memory at each call. GQA gives
+    // back as many rows as are in use, so that it grows with the picture: half the copying.
+    const shape = [1, this.branches * block.numHeads, 1, block.headDim];
+    const size = shape.reduce((a, b) => a * b, 1);
+    for (const name of this.caches) {
+      this.feeds[name] = new ort.Tensor("float32", new Float32Array(size), shape);
+    }
+    if (session.inputNames.includes("qkv_scale")) {
+      const scale = Float32Array.of(1, 1 / attnTemp, 1, 1, 1, 1);
+      this.feeds["qkv_scale"] = new ort.Tensor("float32", scale, [3, 2, 1]);
+    }
+  }
+
+  async step(x: Float32Array, position: number): Promise<Affine> {
+    const { patchDim: D } = this.image;
+    const { channels: C } = this.block;
+    const window = x.length / D;
+    const end = position + window;
+    this.feeds["x"] = this.tensor(this.contexts.map(() => x), window, D);
+    const contexts = this.contexts.map((context) => context.subarray(position * C, end * C));
+    this.feeds["context"] = this.tensor(contexts, window, C);
+    this.feeds["seqlens_k"] = new this.ort.Tensor("int32", Int32Array.of(end - 1), [1]);
+    this.feeds["total_len"] = new this.ort.Tensor("int32", Int32Array.of(end), []);
+    const found = await run(this.session, this.feeds);
+    for (const name of this.caches) this.feeds[name] = found[name.replace("past_", "present_")];
+    const data = found["ab"].data as Float32Array;
+    const volumePreserving = this.block.scale === "none";
+    const stride = volumePreserving ? D : 2 * D;
+    return { data, stride, offsetA: volumePreserving ? null : 0, offsetB: volumePreserving ? 0 : D };
+  }
+
+  /** [branches, W, size], without a copy where there is one branch. */
+  private tensor(parts: readonly Float32Array[], window: number, size: number): Tensor {
+    let data = parts[0];
+    if (parts.length > 1) {
+      data = new Float32Array(parts.length * window * size);
+      parts.forEach((part, i) => data.set(part, i * window * size));
+    }
+    return new this.ort.Tensor("float32", data, [parts.length, window, size]);
+  }
+}
+
+async function run(session: InferenceSession, feeds: Record<string, Tensor>) {
+  try {
+    return await session.run(feeds);
+  } catch (error) {
+    throw new FlowshipError("engine", `onnxruntime-web cannot run the graph: ${messageOf(error)}`);
+  }
+}
+
+/** [T, C] position rows plus the class row. */
+function contextOf({ pos, classes }: ContextRows, row: number, channels: number): Float32Array {
+  const label = classes.subarray(row * channels, (row + 1) * channels);
+  return pos.map((value, i) => value + label[i % channels]);
+}
+
+function remember<K, V>(known: Map<K, Promise<V>>, key: K, make: () => Promise<V>): Promise<V> {
+  let value = known.get(key);
+  if (!value) {
+    value = make();
+    known.set(key, value);
+    value.catch(() => known.delete(key)); // a failure may be tried again
+  }
+  return value;
+}

@@ -1,0 +1,88 @@
+"""What the web app's tests compare with: values that the Python code gives.
+
+Make them again with ``python tests/make_web_vectors.py`` from the repository's root.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flowship.runtime import Flow
+from flowship.runtime.normal import normals, normals_from_words
+from flowship.runtime.plan import Plan
+from flowship.runtime.prepare import prepare
+from flowship.runtime.recipe import Recipe
+
+VECTORS = Path(__file__).parent / "web_vectors" / "vectors.json"
+SEED = 0x0123456789ABCDEF
+# The first two give another float32 where a multiply-add is contracted; the others are edges.
+WORDS = (553165406, 3741801889, 0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+STREAMS = ((SEED, 16, 0, 0), (1, 8, 0, 0), (SEED, 8, 4 * (2**32 + 5), 7))
+PLAN = Plan({"block3": 8, "block2": 1}, {"block0": 4}, 2e-05, {"block3": 1.5})
+SIZES = ((28, 28, "L"), (40, 31, "RGB"), (17, 60, "RGBA"))
+
+
+def _bits(values: Any) -> list[str]:
+    return [f"{v:08x}" for v in np.asarray(values, "<f4").view("<u4").ravel()]
+
+
+def _picture(width: int, height: int, mode: str) -> Image.Image:
+    count = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    levels = (np.arange(width * height * count) * 37 % 251).astype(np.uint8)
+    return Image.fromarray(levels.reshape((height, width, count) if count > 1 else (height, width)))
+
+
+def _recipe() -> Recipe:
+    return Recipe(
+        "0.1.0", "näme", "a" * 64, "onnx", "onnxruntime 1.32.0", "cpu", "fp32", PLAN.sha256,
+        (2**64 - 1, 3, 4), (None, 7, 0), guidance=1.5, columns=2, plan=PLAN,
+    )  # fmt: skip
+
+
+def make() -> dict[str, Any]:
+    with Flow.open(threads=1, plan="default") as flow:
+        spec = flow.spec.image
+        made = [
+            {"seed": str(seed), "label": label, "options": options,
+             "pixels": flow.generate(seed=seed, label=label, **options).pictures().ravel().tolist()}
+            for seed, label, options in (
+                (7, 7, {}), (SEED, 3, {"guidance": 2.0, "annealed": True, "attn_temp": 0.8}),
+                (1, None, {"denoise": True}),
+            )
+        ]  # fmt: skip
+        image = prepare(_picture(*SIZES[1]), spec)[None]
+        scores = {
+            noise: flow.log_likelihood(image, label=2, noise=noise).bits_per_dim.tolist()[0]
+            for noise in ("none", "train")
+        }
+        prepared = [
+            {"width": w, "height": h, "mode": mode,
+             "input": np.asarray(_picture(w, h, mode)).ravel().tolist(),
+             "levels": np.rint((prepare(_picture(w, h, mode), spec) + 1) * 127.5)
+             .astype(int).ravel().tolist()}
+            for w, h, mode in SIZES
+        ]  # fmt: skip
+    recipe = _recipe()
+    return {
+        "words": {str(w): b for w, b in
+                  zip(WORDS, _bits(normals_from_words(np.array(WORDS, np.uint32))), strict=True)},
+        "streams": [{"seed": str(s), "count": n, "start": start, "domain": domain,
+                     "bits": _bits(normals(s, n, start, domain))}
+                    for s, n, start, domain in STREAMS],
+        "plan_sha256": PLAN.sha256,
+        "recipe": recipe.dumps(),
+        "description": recipe.description,
+        "prepared": prepared,
+        "scores": scores,
+        "pictures": made,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    VECTORS.parent.mkdir(exist_ok=True)
+    VECTORS.write_text(json.dumps(make()) + "\n", "utf-8")
