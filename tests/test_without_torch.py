@@ -117,12 +117,16 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
         said = archive.read(metadata).decode().splitlines()
     assert {name.split("/")[0] for name in names} == {"flowship", metadata.split("/")[0]}
     embedded = "flowship/runtime/embedded/fashion-mnist.flowship"
-    on_disk = ROOT / "runtime" / "embedded" / "fashion-mnist.flowship"
-    manifest = json.loads((on_disk / "manifest.json").read_text())
+    bundle = ROOT / "runtime" / "embedded" / "fashion-mnist.flowship"
+    manifest = json.loads((bundle / "manifest.json").read_text())
     for name in ("manifest.json", *manifest["files"]):
         assert f"{embedded}/{name}" in names
     assert "flowship/runtime/embedded/fashion_mnist_test_512.npz" in names
     assert {"flowship/__init__.py", "flowship/py.typed"} <= names
+    web = {name for name in names if name.startswith("flowship/apps/web/")}
+    built = ROOT / "apps" / "web"
+    on_disk = {p.relative_to(built).as_posix() for p in (built / "dist").rglob("*") if p.is_file()}
+    assert web == {f"flowship/apps/web/{name}" for name in on_disk}  # and no sources
     for name in names:
         assert not name.endswith((".pth", ".safetensors", ".pyc", ".map", "package.json")), name
         assert not {"tests", "node_modules", "__pycache__"} & set(name.split("/")), name
