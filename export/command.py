@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from ..runtime.atomic import check_file
 from ..runtime.commands.inspect import FP16_NOTE, quality_table
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError, UsageError
 from ..runtime.progress import ProgressLine
-from ..runtime.table import format_bytes
+from ..runtime.table import format_bytes, format_table
 
 DEFAULT_WINDOWS = "1,8,32"
 
@@ -27,10 +29,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--targets", default="onnx", metavar="LIST", help="onnx,executorch,coreml (%(default)s)"
     )
     parser.add_argument(
-        "--precision", default="", metavar="LIST", help="fp32,fp16 (each target's best)"
+        "--precision",
+        default="",
+        metavar="LIST",
+        help="fp32,fp16,int8,int4,pal8,pal6,pal4,mixed (each target's best)",
     )
     parser.add_argument(
         "--data", type=Path, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
+    )
+    smaller = parser.add_argument_group("smaller weights")
+    smaller.add_argument(
+        "--quantize-method",
+        choices=("auto", "gptq", "rtn"),
+        default="auto",
+        help="gptq calibrates on half of the pictures, rtn rounds to nearest (auto: by model size)",
+    )
+    smaller.add_argument(
+        "--max-bpd-increase",
+        type=float,
+        metavar="X",
+        help="search the formats of 'mixed' for at most X bits/dim more than float32, and refuse "
+        "any precision that loses more",
+    )
+    smaller.add_argument(
+        "--max-size",
+        type=_size,
+        metavar="BYTES",
+        help="search the formats of 'mixed' for the least loss in this size, as in 200MB",
+    )
+    smaller.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw size against bits/dim of the search"
     )
     parser.add_argument("--name", help="name of the bundle (the file's)")
     parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
@@ -61,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="ExecuTorch methods for --windows in place of one for every length",
     )
+    form.add_argument(
+        "--coreml-compute-units",
+        choices=("all", "cpu-and-gpu", "cpu-and-ne", "cpu-only"),
+        default="cpu-and-gpu",
+        help="what Core ML packages are made for; decides how they write the cache (%(default)s)",
+    )
     form.add_argument("--no-denoise", action="store_true", help="leave out the denoising graphs")
     add_report(parser)
 
@@ -68,8 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     try:
         from .families.tarflow import ConfigOverrides
-        from .pipeline import ExportRequest, bundle_name, export_checkpoint
+        from .pipeline import ExportRequest, bundle_name, run_export
+        from .quantize.frontier_plot import HEADER, frontier_rows
         from .targets import TargetOptions
+        from .targets.coreml import placement_note
     except ModuleNotFoundError as error:
         if str(error.name).startswith("flowship"):
             raise
@@ -88,22 +124,42 @@ def run(arguments: argparse.Namespace) -> int:
             windows=_windows(arguments.windows),
             executorch_dynamic=not arguments.executorch_static,
             denoise=not arguments.no_denoise,
+            coreml_compute_units=arguments.coreml_compute_units,
         ),
         data=arguments.data,
         name=arguments.name,
         licence=arguments.licence,
+        method=arguments.quantize_method,
+        max_bpd_increase=arguments.max_bpd_increase,
+        max_size=arguments.max_size,
+        plot=arguments.plot,
     )
     if arguments.data and not arguments.data.exists():  # said now, not after the conversion
         raise UsageError(f"--data {arguments.data} does not exist")
     output = arguments.output or Path(bundle_name(arguments.checkpoint.name) + ".flowship")
     progress = ProgressLine(not arguments.quiet)
-    manifest = export_checkpoint(arguments.checkpoint, output, request, progress)
+    if arguments.plot:
+        check_file(arguments.plot)
+    report = run_export(arguments.checkpoint, output, request, progress)
+    manifest = report.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
     notes = [FP16_NOTE] if "fp16" in manifest.precisions.get("onnx", ()) else []
+    for precision in manifest.precisions.get("coreml", ()):
+        note = placement_note(precision, arguments.coreml_compute_units)
+        notes += [note] if note else []
     if arguments.json:
         quality = [asdict(q) for q in manifest.quality]
-        print_json({"output": str(output), "bytes": size, "quality": quality, "notes": notes})
+        frontiers = {
+            engine: [asdict(point) for point in mixture.found.points]
+            for engine, mixture in report.mixtures.items()
+        }
+        found = {"output": str(output), "bytes": size, "quality": quality, "notes": notes}
+        print_json({**found, "frontiers": frontiers})
         return 0
+    for engine, mixture in report.mixtures.items():
+        print(f"mixtures for {engine}: size of the matrices and change of bits/dim")
+        print(format_table(HEADER, frontier_rows(mixture.found.points, mixture.float_bytes)))
+        print()
     print(quality_table(manifest.quality))
     for note in notes:
         progress.note(f"note: {note}")
@@ -113,6 +169,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _size(text: str) -> int:
+    """Bytes from ``200MB``; powers of 1000."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, as in 200MB or 1.5GB")
+    return round(float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]])
 
 
 def _noise_std(text: str | None) -> float | Literal["uniform"] | None:

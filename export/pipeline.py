@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.convergence import measure_floor, measure_profile
 from ..runtime.engines import EngineOptions, find_engine
 from ..runtime.engines.base import Engine
-from ..runtime.errors import UsageError
+from ..runtime.errors import ParityError, UsageError
 from ..runtime.hashing import sha256_of
 from ..runtime.manifest import (
     MANIFEST,
@@ -35,10 +36,19 @@ from ..runtime.model import Model
 from ..runtime.normal import normals
 from ..runtime.plan import PLAN, PlanFile
 from ..runtime.progress import ProgressLine
+from ..runtime.spec import ARBlock
+from ..runtime.table import format_bytes
 from .checkpoint import Checkpoint
-from .families.tarflow import ConfigOverrides
+from .families.tarflow import BlockWeights, ConfigOverrides
+from .mixture import Mixture, MixtureSearch, uniform_formats
 from .parity import SPOT_PATCHES, BlockError, check_block, refuse_if_bad
-from .quality import Judge, make_golden_pictures
+from .quality import NUM_DATA, Judge, make_golden_pictures
+from .quantize.block import Method
+from .quantize.block_quantizer import BlockQuantizer
+from .quantize.data import MAX_PICTURES, PictureSet, read_pictures
+from .quantize.frontier_plot import frontier_svg
+from .quantize.search import SearchLimit
+from .quantize.sensitivity import costliest
 from .reference import ReferenceBlock
 from .targets import TARGETS, Target, TargetOptions, checking_engine
 
@@ -60,6 +70,12 @@ class ExportRequest:
         data: real pictures for bits/dim (a folder, .npy, or .npz with ``images`` and ``labels``).
         name: of the bundle; the checkpoint's file name without its suffix where None.
         licence: of the weights, recorded in the manifest.
+        method: of quantization; ``auto`` is ``gptq`` for models small enough to be compared picture
+            by picture, and ``rtn`` for larger ones.
+        max_bpd_increase: precisions that lose more bits/dim are refused, and ``mixed`` is searched
+            to keep it.
+        max_size: bytes of a target's ``mixed`` weights, which are searched to lose least.
+        plot: where to write the search's frontier (SVG), beside the bundle's own copy.
     """
 
     targets: tuple[str, ...] = ("onnx",)
@@ -69,6 +85,34 @@ class ExportRequest:
     data: Path | None = None
     name: str | None = None
     licence: str | None = None
+    method: Method | Literal["auto"] = "auto"
+    max_bpd_increase: float | None = None
+    max_size: int | None = None
+    plot: Path | None = None
+
+    @property
+    def limit(self) -> SearchLimit | None:
+        """What the search keeps, if anything.
+
+        Raises:
+            UsageError: both limits, or one that makes no sense.
+        """
+        if self.max_bpd_increase is None and self.max_size is None:
+            return None
+        return SearchLimit(self.max_bpd_increase, self.max_size)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an export did.
+
+    Attributes:
+        manifest: of the bundle.
+        mixtures: what was searched, by engine.
+    """
+
+    manifest: Manifest
+    mixtures: Mapping[str, Mixture]
 
 
 @dataclass(frozen=True)
@@ -80,6 +124,10 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.target.engine} {self.precision}"
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.precision in self.target.formats
 
 
 def plan_jobs(targets: Sequence[str], precisions: Sequence[str]) -> tuple[list[Job], list[str]]:
@@ -128,12 +176,35 @@ def export_checkpoint(
         ParityError: an artifact misses its threshold; nothing is written.
         UsageError: a wrong choice, or ``output`` exists and is not a bundle.
     """
-    jobs, notes = plan_jobs(request.targets, request.precisions)
+    return run_export(checkpoint, output, request, progress).manifest
+
+
+def run_export(
+    checkpoint: Path, output: Path, request: ExportRequest, progress: ProgressLine
+) -> Report:
+    """The same, and what the search found on the way.
+
+    A search keeps its measurements in ``NAME.flowship.search.jsonl`` beside the output until the
+    export has succeeded, and goes on from there.
+    """
+    precisions = request.precisions or (("mixed",) if request.limit else ())
+    jobs, notes = plan_jobs(request.targets, precisions)
+    if request.limit is None and any(job.precision == "mixed" for job in jobs):
+        raise UsageError(
+            "the precision mixed is searched: say --max-bpd-increase 0.005 or --max-size 200MB"
+        )
+    if request.max_size is not None and all(job.precision != "mixed" for job in jobs):
+        raise UsageError("--max-size is for the precision mixed, which is not among --precision")
+    if request.plot and all(job.precision != "mixed" for job in jobs):
+        raise UsageError("--plot draws the search of the precision mixed, which is not exported")
     for note in notes:
         progress.note(note)
     opened = Checkpoint.open(checkpoint, request.overrides, licence=request.licence)
+    store = output.with_name(f"{output.name}.search.jsonl")
     with atomic_folder(output) as root:
-        return _Export(opened, root, jobs, request, progress).run()
+        report = _Export(opened, root, jobs, request, progress, store).run()
+    store.unlink(missing_ok=True)
+    return report
 
 
 class _Export:
@@ -144,6 +215,7 @@ class _Export:
         jobs: list[Job],
         request: ExportRequest,
         progress: ProgressLine,
+        store: Path,
     ) -> None:
         self.checkpoint, self.root, self.jobs = checkpoint, root, jobs
         self.request, self.progress = request, progress
@@ -154,8 +226,14 @@ class _Export:
         )
         # Shares of the time. Gradients of long sequences are nearly all of a spot check.
         self.converting, self.checking = (0.6, 0.2) if self.whole else (0.15, 0.85)
+        self.method: Method = _method(request, self.whole)
+        steering, self.judging = self._read_pictures()
+        self.quantizer = BlockQuantizer(checkpoint, self.method, steering, keep=self.whole)
+        self.search = MixtureSearch(checkpoint, steering, self.method, store)
+        self.mixtures: Mapping[str, Mixture] = {}
 
-    def run(self) -> Manifest:
+    def run(self) -> Report:
+        self._search()
         artifacts, arrays = self._convert()
         (self.root / PLAN).write_text(PlanFile().dumps())
         manifest = Manifest(
@@ -178,7 +256,62 @@ class _Export:
             manifest = self._add_golden_pictures(manifest)
         (self.root / MANIFEST).write_text(manifest.dumps())
         self.progress.clear()
-        return manifest
+        return Report(manifest, self.mixtures)
+
+    # -- quantize ----------------------------------------------------------------------------------
+
+    def _read_pictures(self) -> tuple[PictureSet, PictureSet | None]:
+        """Those that steer quantization and, apart from them, those that judge (None: any)."""
+        request, quantized = self.request, any(job.is_quantized for job in self.jobs)
+        mixed = any(job.precision == "mixed" for job in self.jobs)
+        if request.max_bpd_increase is not None and not self.whole:
+            raise UsageError(
+                f"--max-bpd-increase: a model of {self.checkpoint.num_parameters:,} parameters is "
+                "checked block by block only, without a likelihood: leave it out, or take "
+                "--max-size"
+            )
+        if not quantized or not (self.whole or mixed or self.method == "gptq"):
+            data = request.data if self.whole else None
+            judging = read_pictures(self.checkpoint, data, limit=NUM_DATA) if data else None
+            return _NO_PICTURES, judging
+        if not self.whole and request.data is None:
+            raise UsageError(
+                f"{'mixed' if mixed else 'gptq'}: a model of {self.checkpoint.num_parameters:,} "
+                "parameters takes too long to make pictures of its own: say --data"
+            )
+        self.progress.update(0.0, "reading pictures" if request.data else "making pictures")
+        return read_pictures(self.checkpoint, request.data, limit=MAX_PICTURES).halves()
+
+    def _search(self) -> None:
+        targets = [job.target for job in self.jobs if job.precision == "mixed"]
+        if not targets:
+            return
+        limit = self.request.limit
+        assert limit is not None
+        self.mixtures = self.search.run(targets, self.request.options, limit, self._tell_search)
+        for engine, mixture in self.mixtures.items():
+            words = f"{self.checkpoint.source.file}, {engine}"
+            svg = frontier_svg(words, mixture.found.points, limit.max_increase)
+            path = self.root / "quality" / f"frontier-{engine}.svg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(svg, "utf-8")
+            if plot := self.request.plot:
+                several = len(self.mixtures) > 1
+                own = plot.with_stem(f"{plot.stem}-{engine}") if several else plot
+                own.write_text(svg, "utf-8")
+
+    def _tell_search(self, fraction: float, words: str) -> None:
+        self.progress.update(fraction, f"searching: {words}")
+
+    def _formats(self, job: Job, stage: ARBlock) -> Mapping[str, str]:
+        """Formats of a block's matrices; none where they stay float."""
+        if job.precision == "mixed":
+            return self.mixtures[job.target.engine].found.formats.get(stage.block, {})
+        return uniform_formats(job.target, job.precision, stage.num_layers)
+
+    def _weights(self, job: Job, stage: ARBlock, trained: BlockWeights) -> BlockWeights:
+        formats = self._formats(job, stage)
+        return self.quantizer.quantize(stage, trained, formats) if formats else trained
 
     # -- convert -----------------------------------------------------------------------------------
 
@@ -195,9 +328,11 @@ class _Export:
                 fraction = self.converting * done / total
                 self.progress.update(fraction, f"converting {stage.name} to {job}")
                 options, precision = self.request.options, job.precision
+                own = self._weights(job, stage, weights)
                 artifacts += job.target.export_block(
-                    self.root, self.config, stage, weights, precision, options
+                    self.root, self.config, stage, own, precision, options
                 )
+                del own
                 done += 1 if number else first
             del weights  # before the next block is read
         return artifacts, arrays
@@ -240,8 +375,16 @@ class _Export:
         worst: dict[Job, tuple[BlockError, str]] = {}
         total, done = len(self.jobs) * len(self.spec.ar_blocks), 0
         for stage in self.spec.ar_blocks:
-            reference = ReferenceBlock(self.checkpoint, stage)
+            trained = self.checkpoint.block(stage.block)
+            reference: ReferenceBlock | None = None
+            last: dict[str, str] = {}
             for job in self.jobs:
+                formats = dict(self._formats(job, stage))
+                if reference is None or formats != last:
+                    reference = None  # before the next one is made
+                    own = self._weights(job, stage, trained)
+                    reference, last = ReferenceBlock(self.checkpoint, stage, own), formats
+                    del own
                 fraction = self.converting + self.checking * done / total
                 self.progress.update(fraction, f"checking {stage.name}, {job}")
                 # An engine of its own for each block: closing it frees the block before the next.
@@ -255,15 +398,15 @@ class _Export:
                         seed=stage.block,
                     )
                     worst[job] = _worse(worst.get(job), found, engine)
-                refuse_if_bad(f"{job}, {stage.name}", job.precision, found)
+                refuse_if_bad(f"{job}, {stage.name}", job.target.engine, job.precision, found)
                 done += 1
-            del reference  # before the next block is read
+            del reference, trained  # before the next block is read
         return {job: worst[job] for job in self.jobs}
 
     def _judge(
         self, bundle: Bundle, errors: dict[Job, tuple[BlockError, str]]
     ) -> Iterator[Quality]:
-        judge = Judge(self.checkpoint, self.request.data) if self.whole else None
+        judge = Judge(self.checkpoint, self.judging) if self.whole else None
         for i, (job, (error, version)) in enumerate(errors.items()):
             quality = Quality(
                 engine=job.target.engine,
@@ -273,13 +416,53 @@ class _Export:
                 inputs=self._describe_inputs(bundle, job),
                 max_abs_error=error.max_abs_error,
                 psnr_db=error.psnr_db if np.isfinite(error.psnr_db) else None,
+                nbytes=self._artifact_bytes(bundle, job),
+                method=self._method_words() if job.is_quantized else None,
+                formats=self._formats_by_stage(job) if job.precision == "mixed" else None,
             )
+            self._refuse_too_large(job, quality.nbytes or 0)
             if judge:
                 fraction = self.converting + self.checking + 0.1 * i / len(errors)
                 self.progress.update(fraction, f"decoding pictures, {job}")
                 with closing(self._open_engine(bundle, job)) as engine:
                     quality = judge.judge(bundle, engine, quality)
+                self._refuse_unlikely(job, quality.bits_per_dim_change or 0.0)
             yield quality
+
+    def _artifact_bytes(self, bundle: Bundle, job: Job) -> int:
+        found = [a for a in bundle.manifest.artifacts if a.engine == job.target.engine]
+        files = {file for a in found if a.precision == job.precision for file in a.files}
+        return sum(bundle.manifest.files[file].bytes for file in files)
+
+    def _method_words(self) -> str:
+        return self.method if self.method == "rtn" else f"{self.method} on {self.quantizer.words}"
+
+    def _formats_by_stage(self, job: Job) -> dict[str, dict[str, str]]:
+        return {stage.name: dict(self._formats(job, stage)) for stage in self.spec.ar_blocks}
+
+    def _refuse_too_large(self, job: Job, nbytes: int) -> None:
+        """Graphs are known only when they are written."""
+        limit = self.request.max_size
+        if limit is not None and job.precision == "mixed" and nbytes > limit:
+            raise ParityError(
+                f"{job}: {format_bytes(nbytes)} with its graphs, the limit is "
+                f"{format_bytes(limit)}: say a --max-size that is {format_bytes(nbytes - limit)} "
+                "smaller"
+            )
+
+    def _refuse_unlikely(self, job: Job, change: float) -> None:
+        limit = self.request.max_bpd_increase
+        if limit is None or not job.is_quantized or change <= limit:
+            return
+        formats = {s.block: self._formats(job, s) for s in self.spec.ar_blocks}
+        names = sorted({format for own in formats.values() for format in own.values()})
+        self.progress.update(0.9, f"looking for the costliest matrix of {job}")
+        worst = costliest(self.search.measure(names, None), formats)
+        where = f": block{worst.block} {worst.matrix} in {worst.format} costs most" if worst else ""
+        raise ParityError(
+            f"{job}: {change:+.5f} bits/dim against float32, the limit is {limit:g}{where}; take "
+            "more bits, or --precision mixed"
+        )
 
     @property
     def _patches_checked(self) -> int:
@@ -331,6 +514,15 @@ class _Export:
         changed = [PLAN, *(picture.path for picture in pictures)]
         files = manifest.files | {path: self._file_entry(path) for path in changed}
         return replace(manifest, golden=golden, files=files)
+
+
+_NO_PICTURES = PictureSet(np.empty((0, 0, 0), np.float32), (), "none")
+
+
+def _method(request: ExportRequest, whole: bool) -> Method:
+    if request.method == "auto":
+        return "gptq" if whole else "rtn"
+    return request.method
 
 
 def _worse(

@@ -11,61 +11,44 @@ import numpy.typing as npt
 from ..runtime.bundle import Bundle
 from ..runtime.engines.base import Engine
 from ..runtime.flow import Flow
-from ..runtime.images import from_uint8, max_abs_error, patchify, psnr_db, to_uint8, unpatchify
-from ..runtime.likelihood import (
-    NoiseChoice,
-    add_training_noise,
-    describe_convention,
-    likelihood,
-)
+from ..runtime.images import max_abs_error, psnr_db, unpatchify
 from ..runtime.manifest import EngineName, GoldenPicture, Quality
-from ..runtime.pictures import read_labelled
 from ..runtime.plan import Plan
 from ..runtime.prepare import MODES
 from .checkpoint import Checkpoint
 from .parity import fresh_noise, refuse_bad_images
-from .reference import reference_decode, reference_encode
+from .quantize.data import PictureSet, own_pictures
+from .quantize.likelihood import bits_per_dim, paired_change
+from .reference import reference_decode
 
 Floats = npt.NDArray[np.float32]
 
 NUM_PICTURES = 4  # decoded and compared with torch
-NUM_DATA = 128  # real pictures for bits/dim
+NUM_DATA = 128  # real pictures for bits/dim where none are needed to steer quantization
 PICTURE_SEED = 1000
 GOLDEN_PICTURES = ((1, 0.0), (2, 1.5))  # seed and guidance
 
 
 class Judge:
-    """Decodes the same noise and scores the same pictures with torch once, with engines often."""
+    """Decodes the same noise and scores the same pictures with torch once, with engines often.
 
-    def __init__(self, checkpoint: Checkpoint, data: Path | None) -> None:
+    Args:
+        pictures: for bits/dim; None takes those that are decoded.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, pictures: PictureSet | None) -> None:
         config = checkpoint.config
         self.spec, var = config.flow_spec(), checkpoint.var()
         self.noise = fresh_noise(PICTURE_SEED, NUM_PICTURES, config.num_patches, config.patch_dim)
+        self.z = self.noise * np.sqrt(var)
         classes = config.num_classes
-        self.labels = [i % classes if classes else None for i in range(NUM_PICTURES)]
-        patches = reference_decode(checkpoint, self.noise * np.sqrt(var), self.labels)
+        self.labels = tuple(i % classes if classes else None for i in range(NUM_PICTURES))
+        patches = reference_decode(checkpoint, self.z, self.labels)
         self.images = unpatchify(patches, self.spec.image)
-        self.data, self.data_labels, self.data_words = self._take_data(data)
-        data_patches = patchify(self.data, self.spec.image)
-        z, logdet = reference_encode(checkpoint, data_patches, self.data_labels)
-        self.bits_per_dim = float(likelihood(z, logdet, var, "").bits_per_dim.mean())
-
-    def _take_data(self, data: Path | None) -> tuple[Floats, list[int | None], str]:
-        """Pictures for bits/dim with the training noise on them, labels, and words for both."""
-        labels: list[int | None] = list(self.labels)
-        if data is None:
-            pictures, source = from_uint8(to_uint8(self.images)), "pictures of the model itself"
-        else:
-            pictures, found = read_labelled(data, self.spec.image, NUM_DATA)
-            labels = list(found) if found is not None else [None] * len(pictures)
-            source = f"pictures of {data.name}"
-        training = self.spec.training_noise
-        choice: NoiseChoice = "none" if training.kind == "unknown" else "train"
-        if choice == "train":
-            pictures = add_training_noise(pictures, training, seed=0)
-        labelled = "labels given" if labels[0] is not None else "no labels"
-        convention = describe_convention(training, choice)
-        return pictures, labels, f"{len(pictures)} {source}, {labelled}; {convention}"
+        if pictures is None:
+            pictures = own_pictures(self.spec, self.images, self.labels)
+        self.pictures, self.data = pictures, unpatchify(pictures.patches, self.spec.image)
+        self.reference = bits_per_dim(checkpoint, pictures, lambda s: checkpoint.block(s.block))
 
     def judge(self, bundle: Bundle, engine: Engine, quality: Quality) -> Quality:
         """Add what pictures and likelihoods say to a block-wise record.
@@ -73,19 +56,24 @@ class Judge:
         Raises:
             ParityError: the decoded images miss the precision's threshold.
         """
-        flow = Flow(bundle, engine, Plan())
-        images = flow.decode(self.noise, label=self.labels)
+        flow, labels = Flow(bundle, engine, Plan()), list(self.labels)
+        images = flow.decode(self.noise, label=labels)
         error, psnr = max_abs_error(images, self.images), psnr_db(images, self.images)
         what = f"{quality.engine} {quality.precision}"
         refuse_bad_images(what, quality.precision, error, psnr)
-        bits = float(flow.log_likelihood(self.data, label=self.data_labels).bits_per_dim.mean())
+        z, _ = flow.encode(images, label=labels)
+        bits = flow.log_likelihood(self.data, label=list(self.pictures.labels)).bits_per_dim
+        change = paired_change(bits, self.reference) if len(bits) > 1 else None
         return replace(
             quality,
             image_max_abs_error=error,
             psnr_db=psnr if np.isfinite(psnr) else None,
-            bits_per_dim=bits,
-            bits_per_dim_change=bits - self.bits_per_dim,
-            bits_per_dim_inputs=self.data_words,
+            round_trip_error=max_abs_error(z, self.z),
+            bits_per_dim=float(bits.mean()),
+            bits_per_dim_change=float(bits.mean() - self.reference.mean()),
+            bits_per_dim_change_low=change.low if change else None,
+            bits_per_dim_change_high=change.high if change else None,
+            bits_per_dim_inputs=f"{len(self.pictures)} {self.pictures.words}",
         )
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "export": ("export.command", "turn a trained checkpoint into a bundle"),
     "inspect": ("runtime.commands.inspect", "show what is inside a bundle or a checkpoint"),
     "verify": ("runtime.commands.verify", "prove that a bundle is whole and computes right"),
+    "compare": ("runtime.commands.compare", "precisions of a bundle side by side"),
     "plan": ("runtime.commands.plan", "choose the sampler's windows for this device"),
     "score": ("runtime.commands.score", "exact likelihood of pictures, in bits per dimension"),
     "encode": ("runtime.commands.encode", "pictures to latents"),

@@ -81,10 +81,18 @@ class Quality:
         checked_with: engine and version that ran the artifacts.
         check: ``full`` compared whole images; ``spot`` compared some windows of every block.
         inputs: what it was measured on, in words.
-        max_abs_error: of (xa, xb) against the float32 torch module.
-        image_max_abs_error, psnr_db: of decoded images (PSNR with peak 2, worst picture).
+        max_abs_error: of (xa, xb) against the float32 torch module; where weights are quantized,
+            against the module with what the codes stand for, so that it is the engine's part alone.
+        image_max_abs_error, psnr_db: of decoded images against those of the trained model (PSNR
+            with peak 2, worst picture); of the patches of that block check where ``check`` is spot.
         bits_per_dim, bits_per_dim_change: on real pictures, and the change against float32.
+        bits_per_dim_change_low, bits_per_dim_change_high: 95% interval of the mean change.
         bits_per_dim_inputs: the pictures and the noise convention.
+        round_trip_error: max_abs_error of encode(decode(z)) on the same noise.
+        nbytes: of the artifacts' files.
+        method: how the codes were found, ``rtn`` or ``gptq``, and on which pictures; None where
+            nothing is quantized.
+        formats: of the quantized matrices, by stage name; what is not named stays float.
     """
 
     engine: EngineName
@@ -98,6 +106,12 @@ class Quality:
     bits_per_dim: float | None = None
     bits_per_dim_change: float | None = None
     bits_per_dim_inputs: str | None = None
+    bits_per_dim_change_low: float | None = None
+    bits_per_dim_change_high: float | None = None
+    round_trip_error: float | None = None
+    nbytes: int | None = None
+    method: str | None = None
+    formats: dict[str, dict[str, str]] | None = None
 
 
 @dataclass(frozen=True)

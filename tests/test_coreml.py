@@ -314,7 +314,7 @@ def test_coremltools_reads_the_package(interpreted: Callable[[Path, int], Export
     description = model.get_spec().description
     assert {f.name for f in description.functions} == set(Package(exported.package).functions)
     step = next(f for f in description.functions if f.name == "step1")
-    assert [i.name for i in step.input] == ["x", "context", "position", "mask"]
+    assert [i.name for i in step.input] == ["x", "context", "mask", "position"]
     assert [s.name for s in step.state] == ["k_0", "v_0"]
 
 
@@ -329,7 +329,7 @@ def test_coremltools_has_nothing_to_change(
 ) -> None:
     """The program is written without coremltools' passes; run over it, they only reorder it."""
     exported, ct = interpreted(COND, 1), coremltools()
-    builder = _ProgramBuilder(exported.config, exported.weights.network)
+    builder = _ProgramBuilder(exported.config, exported.weights, "slice")
     builder.write_package(tmp_path / "ours.mlpackage", (1, 8))
     convert = import_coremltools("a test", ".converters.mil.converter").mil_convert
     with third_party_noise_off():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from ...runtime.errors import UsageError
 from ...runtime.images import from_uint8, patchify, to_uint8, unpatchify
 from ...runtime.likelihood import NoiseChoice, add_training_noise, describe_convention
 from ...runtime.pictures import read_labelled
+from ...runtime.spec import FlowSpec
 from ..checkpoint import Checkpoint
 from ..parity import fresh_noise
 from ..reference import reference_decode
@@ -86,12 +88,21 @@ def read_pictures(
     """
     spec = checkpoint.config.flow_spec()
     if data is None:
-        pictures, labels = _generate(checkpoint, own)
-        source = "pictures of the model itself"
-    else:
-        pictures, found = read_labelled(data, spec.image, limit)
-        labels = (None,) * len(pictures) if found is None else tuple(found)
-        source = f"pictures of {data.name}"
+        return own_pictures(spec, *_generate(checkpoint, own))
+    pictures, found = read_labelled(data, spec.image, limit)
+    labels = (None,) * len(pictures) if found is None else tuple(found)
+    return _with_noise(spec, pictures, labels, f"pictures of {data.name}")
+
+
+def own_pictures(spec: FlowSpec, images: Floats, labels: Sequence[int | None]) -> PictureSet:
+    """Pictures [N, C, H, W] that the model made, as they would be read from 8-bit files."""
+    words = "pictures of the model itself"
+    return _with_noise(spec, from_uint8(to_uint8(images)), tuple(labels), words)
+
+
+def _with_noise(
+    spec: FlowSpec, pictures: Floats, labels: tuple[int | None, ...], source: str
+) -> PictureSet:
     training = spec.training_noise
     choice: NoiseChoice = "none" if training.kind == "unknown" else "train"
     if choice == "train":
@@ -102,10 +113,10 @@ def read_pictures(
 
 
 def _generate(checkpoint: Checkpoint, count: int) -> tuple[Floats, tuple[int | None, ...]]:
-    """[N, C, H, W] as they would be read from 8-bit files, all classes in turn."""
+    """[N, C, H, W] and labels, all classes in turn."""
     config = checkpoint.config
     classes = config.num_classes
     labels = tuple(i % classes if classes else None for i in range(count))
     noise = fresh_noise(_OWN_SEED, count, config.num_patches, config.patch_dim)
     patches = reference_decode(checkpoint, noise * np.sqrt(checkpoint.var()), labels)
-    return from_uint8(to_uint8(unpatchify(patches, config.flow_spec().image))), labels
+    return unpatchify(patches, config.flow_spec().image), labels

@@ -11,6 +11,7 @@ from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import BlockWeights, TarFlowConfig
+from .coreml_cache import ComputeUnits
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class TargetOptions:
         windows: window lengths of static graphs; 1 is always among them.
         executorch_dynamic: one ExecuTorch method for every window instead of static ones.
         denoise: export the vector-Jacobian graphs where the model and the target have them.
+        coreml_compute_units: which units Core ML packages are made for; it decides how they write
+            their cache (see coreml_cache).
     """
 
     onnx_form: Literal["gqa", "core"] = "gqa"
     windows: tuple[int, ...] = (1, 8, 32)
     executorch_dynamic: bool = True
     denoise: bool = True
+    coreml_compute_units: ComputeUnits = "cpu-and-gpu"
 
     def windows_up_to(self, num_patches: int) -> tuple[int, ...]:
         """The window lengths that fit a model of T patches, ascending, 1 included."""

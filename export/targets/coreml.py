@@ -1,8 +1,9 @@
 """Core ML: one multifunction ML program for each block, built with the MIL builder.
 
 The functions and their inputs are described in ``runtime/engines/coreml_stage.py``. All of them
-share one copy of the weights. The body is float16, because a Core ML state (the KV cache) has no
-other type; inputs and outputs are float32, so that the affine update stays exact on the host.
+share one copy of the weights, quantized or float16. The body is float16, because a Core ML state
+(the KV cache) has no other type; inputs and outputs are float32, so that the affine update stays
+exact on the host.
 Needs iOS 18 or macOS 15 (specification version 9), where states and multifunction programs begin.
 """
 
@@ -10,22 +11,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...runtime.engines.coreml_stage import cache_rows, function_name
 from ...runtime.engines.coremltools_import import import_coremltools
-from ...runtime.errors import CheckpointError, UsageError
+from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import LAYER_NORM_EPSILON, BlockWeights, TarFlowConfig
 from .base import TargetOptions
+from .coreml_cache import CACHE_FORMS, WRITES, CacheForm
+from .coreml_weights import add_constant, pack_weights
 
-Halfs = npt.NDArray[np.float16]
 Var = Any  # a coremltools Var; the package has no type hints
 
 MODEL_FOLDER = "com.apple.CoreML"  # author of the package's items, and their folder
@@ -33,11 +34,18 @@ ITEM_IDS = uuid.uuid5(uuid.NAMESPACE_DNS, MODEL_FOLDER)  # name space of their i
 
 
 class CoreMLTarget:
-    """Writes ``coreml/fp16/<stage>.mlpackage``."""
+    """Writes ``coreml/<precision>/<stage>.mlpackage``."""
 
     engine: EngineName = "coreml"
-    precisions: tuple[str, ...] = ("fp16",)
-    formats: Mapping[str, tuple[str, ...]] = {}
+    precisions: tuple[str, ...] = ("fp16", "int8", "int4", "pal8", "pal6", "pal4", "mixed")
+    formats: Mapping[str, tuple[str, ...]] = {
+        "int8": ("int8",),
+        "int4": ("int4_g32",),
+        "pal8": ("pal8",),
+        "pal6": ("pal6",),
+        "pal4": ("pal4",),
+        "mixed": ("int8", "int4_g32", "int4_g64", "pal8", "pal6", "pal4"),
+    }
     first_block_cost = 10.0  # importing coremltools
 
     def export_block(
@@ -52,26 +60,22 @@ class CoreMLTarget:
         """Write the package of a block; ``step`` and ``guided`` functions become two artifacts.
 
         Raises:
-            UsageError: a precision other than fp16.
+            UsageError: an unknown precision, or one that needs quantized matrices and got none.
             CheckpointError: a weight is beyond the range of float16.
             MissingExtraError: coremltools is not installed.
         """
-        if precision not in self.precisions:
-            raise UsageError(
-                f"coreml has no precision {precision!r}: a Core ML state (the KV cache) holds "
-                "float16 only, so choose fp16"
-            )
+        self._check(precision, weights)
         windows = options.windows_up_to(config.num_patches)
+        form = CACHE_FORMS[options.coreml_compute_units]
         path = f"{self.engine}/{precision}/{stage.name}.mlpackage"
-        builder = _ProgramBuilder(config, weights.network)
-        files = builder.write_package(root / path, windows)
+        files = _ProgramBuilder(config, weights, form).write_package(root / path, windows)
         return [
             Artifact(
                 engine=self.engine,
                 precision=precision,
                 role="step",
                 stage=stage.name,
-                form="slice",
+                form=form,
                 branches=branches,
                 windows=windows,
                 path=path,
@@ -80,17 +84,53 @@ class CoreMLTarget:
             for branches in (1, 2)
         ]
 
+    def _check(self, precision: str, weights: BlockWeights) -> None:
+        if precision not in self.precisions:
+            raise UsageError(
+                f"coreml has no precision {precision!r}: a Core ML state (the KV cache) holds "
+                f"float16 only, so choose from {', '.join(self.precisions)}"
+            )
+        allowed = self.formats.get(precision, ())
+        for name, matrix in weights.quantized.items():
+            if matrix.format.name not in allowed:
+                raise UsageError(
+                    f"coreml {precision}: {name} has the format {matrix.format.name}, expected "
+                    f"{' or '.join(allowed) or 'float16'}"
+                )
+        if allowed and precision != "mixed" and not weights.quantized:
+            raise UsageError(
+                f"coreml {precision}: no matrix is quantized; quantize them to {allowed[0]} first"
+            )
+
+
+def placement_note(precision: str, compute_units: str) -> str | None:
+    """A word of warning where weights and compute units are reported not to go together.
+
+    Reports: github.com/apple/coreai-models/issues/279 (int8 in blocks computes wrong results on a
+    Neural Engine, palettes right ones), github.com/apple/coremltools/issues/2716.
+    """
+    linear = precision.startswith("int")
+    if linear and compute_units in ("all", "cpu-and-ne"):
+        return (
+            f"coreml {precision}: the Neural Engine is reported to run such weights wrongly: "
+            "take pal8, pal6 or pal4 for it, or --coreml-compute-units cpu-and-gpu"
+        )
+    if precision.startswith("pal") and compute_units == "cpu-and-gpu":
+        return (
+            f"coreml {precision}: palettes are made for the Neural Engine: take int8 or int4 for "
+            "the GPU, or --coreml-compute-units cpu-and-ne"
+        )
+    return None
+
 
 class _ProgramBuilder:
     """Builds the program of one block with the modules of coremltools' MIL."""
 
-    def __init__(
-        self, config: TarFlowConfig, network: Mapping[str, npt.NDArray[np.float32]]
-    ) -> None:
-        self.config = config
+    def __init__(self, config: TarFlowConfig, weights: BlockWeights, form: CacheForm) -> None:
+        self.config, self.form = config, form
         self.mil = import_coremltools("Core ML export", ".converters.mil.mil")
         self.target = import_coremltools("Core ML export").target.iOS18
-        self.weights = {name: _to_half(name, array) for name, array in network.items()}
+        self.weights = pack_weights(weights)
 
     def write_package(self, package: Path, windows: tuple[int, ...]) -> list[str]:
         """Build all functions, write the package folder and return its files.
@@ -131,7 +171,7 @@ class _StepFunction:
 
     def __init__(self, builder: _ProgramBuilder, rows: int, window: int) -> None:
         self.config, self.weights = builder.config, builder.weights
-        self.mil, self.target = builder.mil, builder.target
+        self.mil, self.target, self.form = builder.mil, builder.target, builder.form
         self.mb, self.types = self.mil.Builder, self.mil.types
         self.rows, self.window = rows, window
         self.cache_rows = cache_rows(self.config.num_patches)
@@ -145,7 +185,7 @@ class _StepFunction:
             self.inputs: Mapping[str, Var] = function.inputs
             self.mask = self._half("mask")
             self.q_scale = self._half("q_scale") if self.rows == 2 else None
-            self.write = _slice_write(mb, self.inputs["position"], self.window)
+            self.write = WRITES[self.form](mb, self.inputs, self.window)
             h = mb.add(x=self._linear(self._half("x"), "proj_in"), y=self._half("context"))
             for i in range(c.layers_per_block):
                 p = f"attn_blocks.{i}"
@@ -166,9 +206,12 @@ class _StepFunction:
         inputs = {
             "x": mb.placeholder((R, W, c.patch_dim), dtype=fp32),
             "context": mb.placeholder((R, W, c.channels), dtype=fp32),
-            "position": mb.placeholder((1,), dtype=int32),
             "mask": mb.placeholder((1, 1, W, self.cache_rows), dtype=fp32),
         }
+        if self.form == "slice":
+            inputs["position"] = mb.placeholder((1,), dtype=int32)
+        else:
+            inputs["write"] = mb.placeholder((1, 1, self.cache_rows, W), dtype=fp32)
         if R == 2:
             inputs["q_scale"] = mb.placeholder((R, 1, 1, 1), dtype=fp32)
         state = (R, c.num_heads, self.cache_rows, c.head_dim)
@@ -182,9 +225,7 @@ class _StepFunction:
         return self.mb.cast(x=self.inputs[name], dtype="fp16", name=f"{name}_fp16")
 
     def _weight(self, name: str) -> Var:
-        var = self.mb.const(val=self.weights[name], name=name.replace(".", "_"))
-        var.op.weight_id = name  # functions whose constants have the same id share their bytes
-        return var
+        return add_constant(self.mil, name, self.weights[name])
 
     def _linear(self, x: Var, name: str) -> Var:
         weight, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
@@ -219,43 +260,7 @@ class _StepFunction:
         return self.mb.coreml_update_state(state=state, value=value)
 
 
-def _to_half(name: str, array: npt.NDArray[np.float32]) -> Halfs:
-    """Round a weight to float16.
-
-    Raises:
-        CheckpointError: it does not fit.
-    """
-    largest = max(float(array.max()), -float(array.min()))  # no copy of the size of the array
-    if not largest <= 65504:  # false for NaN too
-        raise CheckpointError(
-            f"{name} has a value of magnitude {largest:g}, above the 65504 of float16: Core ML "
-            "cannot take this model"
-        )
-    return array.astype(np.float16, order="C")
-
-
 HEADS_FIRST = (0, 2, 1, 3)  # [R, W, H, d] <-> [R, H, W, d]
-CacheWrite = Callable[[Var, Var], Var]
-
-
-def _slice_write(mb: Any, position: Var, window: int) -> CacheWrite:
-    """The cache update of form ``slice``: (cache [R, H, S, d], rows [R, H, W, d]) -> cache.
-
-    It moves W rows and leaves the rest alone, and suits CPU and GPU. Another form is another
-    function like this one.
-    """
-    zero = np.zeros(1, np.int32)
-    begin = mb.concat(values=[zero, zero, position, zero], axis=0)
-    stop = mb.add(x=position, y=np.int32(window))
-    end = mb.concat(values=[zero, zero, stop, zero], axis=0)
-    whole = [True, True, False, True]  # axes of which begin and end are not looked at
-
-    def write(cache: Var, rows: Var) -> Var:
-        return mb.slice_update(
-            x=cache, update=rows, begin=begin, end=end, begin_mask=whole, end_mask=whole
-        )
-
-    return write
 
 
 def _package_manifest(model: str, weights: str) -> str:

@@ -175,6 +175,9 @@ def quality_table(quality: tuple[Quality, ...]) -> str:
             f"{q.psnr_db:.1f}" if q.psnr_db is not None else "-",
             f"{q.bits_per_dim:.4f}" if q.bits_per_dim is not None else "-",
             f"{q.bits_per_dim_change:+.5f}" if q.bits_per_dim_change is not None else "-",
+            _interval(q.bits_per_dim_change_low, q.bits_per_dim_change_high),
+            f"{q.round_trip_error:.1e}" if q.round_trip_error is not None else "-",
+            format_bytes(q.nbytes) if q.nbytes is not None else "-",
             q.check,
         ]
         for q in quality
@@ -187,14 +190,22 @@ def quality_table(quality: tuple[Quality, ...]) -> str:
         "PSNR dB",
         "bits/dim",
         "change",
+        "95% interval",
+        "round trip",
+        "size",
         "check",
     ]
     return format_table(header, rows)
 
 
+def _interval(low: float | None, high: float | None) -> str:
+    return f"{low:+.5f} to {high:+.5f}" if low is not None and high is not None else "-"
+
+
 def _check_words(manifest: Manifest) -> list[str]:
     words = [f"{q.engine} {q.precision} with {q.checked_with}" for q in manifest.quality]
     words += [q.inputs for q in manifest.quality]
+    words += [f"{q.precision} weights by {q.method}" for q in manifest.quality if q.method]
     words += [
         f"bits/dim of {q.bits_per_dim_inputs}" for q in manifest.quality if q.bits_per_dim_inputs
     ]

@@ -74,7 +74,7 @@ class CoreMLEngine:
             for other in self._compiled.values():
                 if other is not package:
                     other.unload()
-        return StepStage(_CoreMLRunner(package), stage, artifact.windows, branches)
+        return StepStage(_CoreMLRunner(package), stage, artifact)
 
     def _compile(self, package: Path) -> _CompiledPackage:
         target = Path(self._folder.name, f"{package.stem}.mlmodelc")

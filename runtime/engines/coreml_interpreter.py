@@ -11,15 +11,14 @@ import numpy as np
 from ..errors import EngineError, UsageError
 from ..spec import ARBlock
 from .base import ARStage, EngineInfo, EngineOptions, VJPStage, register_engine
-from .coreml_stage import Array, StepStage, find_step, no_vjp, package_bytes
+from .coreml_stage import Array, StepStage, find_step, no_vjp
 from .mil import Executable, Package
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-# Packages stay open for the next picture where all of them are small; decoded to float32 they take
-# twice their size in memory.
-RESIDENT_BYTES = 512 << 20
+# Packages stay open for the next picture while their weights, decoded to float32, are below this.
+RESIDENT_BYTES = 1 << 30
 
 
 class InterpreterEngine:
@@ -31,7 +30,6 @@ class InterpreterEngine:
                 f"the engine coreml-interpreter has no device {options.device!r}: it is cpu"
             )
         self._bundle, self._precision = bundle, options.precision
-        self._keep = package_bytes(bundle.manifest, options.precision) <= RESIDENT_BYTES
         self._packages: dict[Path, _OpenPackage] = {}
         version = f"numpy {np.__version__} (checks the file, not a device's arithmetic)"
         # 0: threads are the business of numpy's BLAS (OPENBLAS_NUM_THREADS and the like).
@@ -51,11 +49,16 @@ class InterpreterEngine:
         artifact = find_step(self._bundle.manifest, self._precision, stage, branches, num_images)
         path = self._bundle.artifact_path(artifact)
         if path not in self._packages:
-            if not self._keep:
-                self.close()
+            self._make_room()
             self._packages[path] = _OpenPackage(path)
         runner = _InterpreterRunner(self._packages[path])
-        return StepStage(runner, stage, artifact.windows, branches)
+        return StepStage(runner, stage, artifact)
+
+    def _make_room(self) -> None:
+        """Close all packages unless one more of the size of the largest fits."""
+        sizes = [opened.package.decoded_bytes for opened in self._packages.values()]
+        if sum(sizes) + max(sizes, default=0) > RESIDENT_BYTES:
+            self._packages.clear()
 
     def open_vjp(self, stage: ARBlock) -> VJPStage:
         raise no_vjp()

@@ -5,12 +5,14 @@ A package has, for each window length W of its menu, a function ``step{W}`` (one
 
     x         float32 [R, W, D]     patches
     context   float32 [R, W, C]     position + class rows
-    position  int32   [1]           number of patches before the window
     mask      float32 [1, 1, W, S]  additive, 0 or MASKED; S is cache_rows(T)
+    position  int32   [1]           number of patches before the window; form ``slice`` only
+    write     float32 [1, 1, S, W]  1 where row position+i and column i meet; form ``blend`` only
     q_scale   float32 [R, 1, 1, 1]  factor on the queries; guided functions only
 
 and their outputs xa (unless the block only shifts) and xb, float32 [R, W, D]. The KV cache is the
-functions' state; functions of one kind have the same states, so one state serves all windows.
+functions' state, float16 [R, H, S, d] for ``k_0``, ``v_0``, ``k_1``, ... (guided functions:
+``guided_k_0``, ...); functions of one kind have the same states, so one state serves all windows.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ MASKED = -3e4
 # (github.com/apple/coremltools/issues/2631), so caches have spare rows that the mask hides.
 CACHE_ROW_MULTIPLE = 32
 
+FORMS = ("slice", "blend")  # how a program writes its cache
+
 
 def cache_rows(num_patches: int) -> int:
     """S: rows of the KV cache of a sequence of T patches."""
@@ -53,6 +57,12 @@ def causal_mask(position: int, window: int, rows: int) -> Floats:
     last = np.arange(position, position + window)[:, None]
     mask: Floats = np.where(np.arange(rows) <= last, np.float32(0), np.float32(MASKED))
     return mask[None, None]
+
+
+def write_positions(position: int, window: int, rows: int) -> Floats:
+    """[1, 1, S, W]: one-hot columns that say where row i of a window goes."""
+    write: Floats = np.eye(rows, window, -position, dtype=np.float32)
+    return write[None, None]
 
 
 def find_step(
@@ -104,13 +114,16 @@ class Runner(Protocol):
 class StepStage:
     """An ARStage for one picture on top of a Runner."""
 
-    def __init__(
-        self, runner: Runner, stage: ARBlock, windows: tuple[int, ...], branches: int
-    ) -> None:
-        self.windows = windows
-        self._runner, self._branches = runner, branches
+    def __init__(self, runner: Runner, stage: ARBlock, artifact: Artifact) -> None:
+        if artifact.form not in FORMS:
+            raise EngineError(
+                f"{artifact.path}: unknown form {artifact.form!r} of a Core ML step, expected "
+                f"{' or '.join(FORMS)}: update flowship"
+            )
+        self.windows = artifact.windows
+        self._runner, self._branches, self._form = runner, artifact.branches, artifact.form
         self._shift_only = stage.scale == "none"
-        self._context: Floats = np.zeros((branches, 0, stage.channels), np.float32)
+        self._context: Floats = np.zeros((self._branches, 0, stage.channels), np.float32)
         self._scale: dict[str, Array] = {}
 
     def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
@@ -136,13 +149,17 @@ class StepStage:
         """[1, W, D] patches of a window of the menu to (xa, xb), each [R, W, D]."""
         window, total = x.shape[1], self._context.shape[1]
         assert position + window <= total, "a window ends with the sequence"
+        rows = cache_rows(total)
         inputs: dict[str, Array] = {
             "x": np.repeat(x, self._branches, 0).astype(np.float32, copy=False),
             "context": np.ascontiguousarray(self._context[:, position : position + window]),
-            "position": np.array([position], np.int32),
-            "mask": causal_mask(position, window, cache_rows(total)),
+            "mask": causal_mask(position, window, rows),
             **self._scale,
         }
+        if self._form == "slice":
+            inputs["position"] = np.array([position], np.int32)
+        else:
+            inputs["write"] = write_positions(position, window, rows)
         outputs = self._runner.run(function_name(self._branches, window), inputs)
         xb = outputs["xb"]
         return (np.zeros_like(xb) if self._shift_only else outputs["xa"]), xb

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -67,7 +67,7 @@ class Executable:
 
     def __init__(self, package: Package, name: str) -> None:
         function = package.function(name)
-        self._where = f"{package.path.name}: {name}"
+        self._package, self._where = package, f"{package.path.name}: {name}"
         self.inputs = {v.name: v.type for v in function.inputs if not v.type.is_state}
         self.states = {v.name: v.type for v in function.inputs if v.type.is_state}
         if sum(prod(t.static_shape) for t in self.states.values()) > MAX_STATE_ELEMENTS:
@@ -164,9 +164,8 @@ class Executable:
             step = self._prepare(operation)
             if step.references:
                 raise BundleError(f"{where} reads {step.references[0]}, which is not a constant")
-            with np.errstate(all="ignore"):
-                value = _settle(_call(step, step.constants), output.type, step)
-            value.flags.writeable = False
+            key = (operation.kind, output.type, *map(_identify, sorted(step.constants.items())))
+            value = self._package.unpacked(key, lambda: _unpack(step, output.type))
         self._constants[output.name] = value
 
     def _prepare(self, operation: Operation) -> _Step:
@@ -258,6 +257,22 @@ def _call(step: _Step, arguments: dict[str, Value]) -> Any:
         return step.run(**arguments)
     except _MALFORMED as error:
         raise BundleError(f"{step.where} cannot be computed: {error}") from error
+
+
+def _unpack(step: _Step, kind: TensorType) -> Array:
+    with np.errstate(all="ignore"):
+        value = _settle(_call(step, step.constants), kind, step)
+    return value.copy() if value.base is not None else value
+
+
+def _identify(parameter: tuple[str, Value]) -> Hashable:
+    """A key for a constant: large ones are the same array wherever they are read."""
+    name, value = parameter
+    if isinstance(value, np.ndarray):
+        small = value.size <= 64  # immediate values are parsed anew for each function
+        content = value.tobytes() if small else id(value)
+        return name, value.shape, value.dtype.str, content
+    return name, repr(value)
 
 
 def _settle(value: Any, kind: TensorType, step: _Step) -> Array:

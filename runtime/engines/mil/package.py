@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Package:
         self.default = model.message(2).text(21) or "main"
         self._weights: dict[str, Buffer] = {}
         self._constants: dict[tuple[str, int, TensorType], Array] = {}
+        self._unpacked: dict[Hashable, Array] = {}
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -76,6 +78,19 @@ class Package:
             array.flags.writeable = False
             self._constants[key] = array
         return self._constants[key]
+
+    def unpacked(self, key: Hashable, unpack: Callable[[], Array]) -> Array:
+        """What ``unpack`` makes of compressed constants; read-only, once for all functions."""
+        if key not in self._unpacked:
+            array = unpack()
+            array.flags.writeable = False
+            self._unpacked[key] = array
+        return self._unpacked[key]
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Memory of the constants that have been read so far."""
+        return sum(a.nbytes for a in (*self._constants.values(), *self._unpacked.values()))
 
     def _record(self, file: str, offset: int, kind: TensorType) -> Buffer:
         where = f"{self._where}/{file}"

@@ -147,12 +147,21 @@ def from_storage(raw: Buffer, kind: TensorType, where: str) -> Array:
 
 def unpack_bits(packed: npt.NDArray[np.uint8], count: int, dtype: DType) -> Array:
     """[count] values of 1 to 7 bits, which lie one after the other, lowest bits first."""
+    if dtype.bits == 4:  # much faster
+        halves = np.stack([packed & 15, packed >> 4], axis=1).ravel()[:count]
+        return _extend_sign(halves, dtype)
     bits = np.unpackbits(packed, count=count * dtype.bits, bitorder="little")
     values: Array = np.packbits(bits.reshape(count, dtype.bits), axis=1, bitorder="little")[:, 0]
-    if dtype.storage.kind == "i":
-        unused = 8 - dtype.bits  # shifting up and down again extends the sign
-        values = (values << unused).view(np.int8) >> unused
-    return values
+    return _extend_sign(values, dtype)
+
+
+def _extend_sign(values: Array, dtype: DType) -> Array:
+    """uint8 with the lowest bits set to the storage type."""
+    if dtype.storage.kind != "i":
+        return values
+    unused = 8 - dtype.bits  # shifting up and down again extends the sign
+    signed: Array = (values << unused).view(np.int8) >> unused
+    return signed
 
 
 def round_half(array: Array) -> Array:

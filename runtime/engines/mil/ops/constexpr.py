@@ -1,4 +1,4 @@
-"""Operators that unpack compressed weights; they run once, when a function is loaded."""
+"""Operators that unpack compressed weights; they run once for all functions of a package."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ def lut_to_dense(
         return _packed_lut(indices, lut, integers(shape))
     *groups, size, vector = lut.shape
     palettes = lut.reshape(-1, size, vector)
+    if len(palettes) == 1 and vector == 1:
+        return palettes[0, :, 0][indices]
     number = _spread(np.arange(len(palettes)).reshape(groups), indices.shape)
     check_size([*indices.shape, vector])
     dense = palettes[number, indices]  # [*indices.shape, v]

@@ -1,0 +1,255 @@
+"""``flowship compare``: the precisions of a bundle side by side, in numbers and in pictures."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..atomic import atomic_file, check_file
+from ..bundle import Bundle
+from ..engines import EngineOptions, find_engine
+from ..errors import UsageError
+from ..flow import Flow, default_plan, made_for
+from ..footprint import footprints
+from ..images import Bytes, Floats, grid, max_abs_error, psnr_db, to_uint8
+from ..manifest import Quality
+from ..pictures import read_labelled
+from ..prepare import MODES
+from ..progress import ProgressLine
+from ..table import format_bytes, format_table
+from ..verification import runnable_engines
+from .options import add_bundle, add_report, print_json
+
+MAX_DATA = 256  # pictures of --data
+LABEL_WIDTH = 130  # pixels of the words left of a row of pictures
+MIN_SCALE = 56  # pixels: small pictures are enlarged to at least this
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One engine and precision.
+
+    Attributes:
+        nbytes: of its files.
+        bits_per_dim_change, bits_per_dim_change_low, bits_per_dim_change_high: against the first
+            row on --data, or against float32 as the manifest has it; the ends of the 95% interval.
+        psnr_db, max_abs_error: of the pictures against those of the first row (PSNR with peak 2,
+            worst picture); None in the first row and where pictures are equal.
+        ms_per_picture: on this machine, one after another.
+    """
+
+    engine: str
+    precision: str
+    nbytes: int
+    bits_per_dim_change: float | None
+    bits_per_dim_change_low: float | None
+    bits_per_dim_change_high: float | None
+    psnr_db: float | None
+    max_abs_error: float | None
+    ms_per_picture: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_bundle(parser)
+    parser.add_argument(
+        "--images", type=Path, metavar="FILE.png", help="write a sheet, one row for each precision"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
+    )
+    parser.add_argument(
+        "-n", type=int, default=8, dest="num_images", metavar="N", help="pictures (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture (%(default)s)")
+    parser.add_argument("--engine", help="only this engine (all that are installed)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of one call (by model size)"
+    )
+    add_report(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.num_images < 1:
+        raise UsageError(f"-n {arguments.num_images}: expected at least 1 picture")
+    if arguments.images:
+        check_file(arguments.images)
+    progress = ProgressLine(not arguments.quiet)
+    with Bundle.open(arguments.bundle) as bundle:
+        if arguments.images and bundle.spec.image.in_channels not in MODES:
+            raise UsageError(
+                f"--images: a model of {bundle.spec.image.in_channels} channels makes no pictures"
+            )
+        if arguments.data and not arguments.data.exists():
+            raise UsageError(f"--data {arguments.data} does not exist")
+        comparison = _Comparison(bundle, arguments, progress)
+        rows, pictures = [], []
+        for row, images in comparison.rows():
+            rows.append(row)
+            pictures.append(to_uint8(images) if arguments.images else None)
+    progress.clear()
+    if arguments.images:
+        labels = [f"{made_for(row.engine)} {row.precision}" for row in rows]
+        sheet = contact_sheet([p for p in pictures if p is not None], labels)
+        with atomic_file(arguments.images) as file:
+            sheet.save(file, format="PNG")
+    if arguments.json:
+        print_json({"against": comparison.words, "rows": [asdict(row) for row in rows]})
+    else:
+        print(comparison_table(rows))
+        print(comparison.words)
+    return 0
+
+
+class _Comparison:
+    def __init__(
+        self, bundle: Bundle, arguments: argparse.Namespace, progress: ProgressLine
+    ) -> None:
+        self.bundle, self.arguments, self.progress = bundle, arguments, progress
+        self.seeds = range(arguments.seed, arguments.seed + arguments.num_images)
+        classes = bundle.spec.num_classes
+        self.labels = [i % classes if classes else None for i in range(len(self.seeds))]
+        self.jobs = self._jobs()
+        name, precision = self.jobs[0]
+        self.words = f"pictures of seeds {self.seeds[0]} to {self.seeds[-1]} against {name} "
+        self.words += precision
+        self.data: tuple[Floats, list[int | None]] | None = None
+        if arguments.data:
+            self.data = self._read(arguments.data)
+            self.words += f"; bits/dim of {len(self.data[0])} pictures of {arguments.data.name}"
+        else:
+            self.words += "; bits/dim as measured at export, against float32"
+
+    def rows(self) -> Iterator[tuple[Compared, Floats]]:
+        """Each row with its pictures [N, C, H, W]; the first is what others are compared with."""
+        sizes = {(f.engine, f.precision): f.disk_bytes for f in footprints(self.bundle.manifest)}
+        first: tuple[Floats, Floats | None] | None = None
+        for number, (name, precision) in enumerate(self.jobs):
+            self.progress.update(number / len(self.jobs), f"{name} {precision}")
+            options = EngineOptions(precision, threads=self.arguments.threads)
+            plan = default_plan(self.bundle, name, precision)
+            running = find_engine(name)(self.bundle, options)
+            try:
+                flow = Flow(self.bundle, running, plan)
+                images, milliseconds = self._generate(flow)
+                bits = self._bits(flow)
+            finally:
+                running.close()
+            psnr = error = None
+            if first:
+                found = psnr_db(images, first[0])
+                psnr = found if np.isfinite(found) else None
+                error = max_abs_error(images, first[0])
+            change = self._change(name, precision, bits, first and first[1])
+            size = sizes[made_for(name), precision]
+            yield Compared(name, precision, size, *change, psnr, error, milliseconds), images
+            first = first or (images, bits)
+
+    def _jobs(self) -> list[tuple[str, str]]:
+        """What runs here, float32 first."""
+        found: list[tuple[str, str]] = []
+        for name, precision, why_not in runnable_engines(self.bundle):
+            if self.arguments.engine not in (None, name):
+                continue
+            if why_not:
+                self.progress.note(f"{name} {precision} is left out: {why_not}")
+            else:
+                found.append((name, precision))
+        if not found:
+            only = f" for the engine {self.arguments.engine}" if self.arguments.engine else ""
+            raise UsageError(f"{self.bundle.manifest.name} has nothing{only} that runs here")
+        return sorted(found, key=lambda job: job[1] != "fp32")
+
+    def _read(self, path: Path) -> tuple[Floats, list[int | None]]:
+        images, labels = read_labelled(path, self.bundle.spec.image, MAX_DATA)
+        return images, list(labels) if labels is not None else [None] * len(images)
+
+    def _generate(self, flow: Flow) -> tuple[Floats, float]:
+        """Pictures and milliseconds for one; the first picture, made twice, warms up."""
+        flow.generate(seed=self.seeds[0], label=self.labels[0])
+        found, start = [], time.perf_counter()
+        for seed, label in zip(self.seeds, self.labels, strict=True):
+            found.append(flow.generate(seed=seed, label=label).images)
+        seconds = time.perf_counter() - start
+        return np.concatenate(found), 1000 * seconds / len(found)
+
+    def _bits(self, flow: Flow) -> Floats | None:
+        if self.data is None:
+            return None
+        images, labels = self.data
+        known = flow.spec.training_noise.kind != "unknown"
+        found = flow.log_likelihood(images, label=labels, noise="train" if known else "none")
+        return np.asarray(found.bits_per_dim, np.float64)
+
+    def _change(
+        self, name: str, precision: str, bits: Floats | None, reference: Floats | None
+    ) -> tuple[float | None, float | None, float | None]:
+        """Mean and the ends of its 95% interval."""
+        if bits is not None:
+            if reference is None:
+                return 0.0, None, None
+            differences = bits - reference
+            mean, count = float(differences.mean()), len(differences)
+            if count < 30:  # too few for the normal quantile below
+                return mean, None, None
+            half = 1.96 * float(differences.std(ddof=1)) / count**0.5
+            return mean, mean - half, mean + half
+        measured = _measured(self.bundle.manifest.quality, made_for(name), precision)
+        if measured is None:
+            return None, None, None
+        return (
+            measured.bits_per_dim_change,
+            measured.bits_per_dim_change_low,
+            measured.bits_per_dim_change_high,
+        )
+
+
+def _measured(quality: tuple[Quality, ...], engine: str, precision: str) -> Quality | None:
+    return next((q for q in quality if (q.engine, q.precision) == (engine, precision)), None)
+
+
+def comparison_table(rows: list[Compared]) -> str:
+    """For people; the size is also given as a part of the first row's."""
+    header = ["engine", "precision", "size", "", "bits/dim", "95% interval", "PSNR dB"]
+    header += ["max_abs_error", "ms/picture"]
+    return format_table(header, [_cells(row, rows[0].nbytes) for row in rows])
+
+
+def _cells(row: Compared, first_bytes: int) -> list[str]:
+    low, high = row.bits_per_dim_change_low, row.bits_per_dim_change_high
+    change = row.bits_per_dim_change
+    return [
+        row.engine,
+        row.precision,
+        format_bytes(row.nbytes),
+        f"{row.nbytes / first_bytes:.1%}",
+        f"{change:+.5f}" if change is not None else "-",
+        f"{low:+.5f} to {high:+.5f}" if low is not None and high is not None else "-",
+        f"{row.psnr_db:.1f}" if row.psnr_db is not None else "-",
+        f"{row.max_abs_error:.1e}" if row.max_abs_error is not None else "-",
+        f"{row.ms_per_picture:.1f}",
+    ]
+
+
+def contact_sheet(rows: list[Bytes], labels: list[str]) -> Image.Image:
+    """Rows of pictures, each [N, C, H, W], with words left of them."""
+    scale = max(1, -(-MIN_SCALE // rows[0].shape[-1]))
+    strips = []
+    for pictures in rows:
+        large = pictures.repeat(scale, axis=2).repeat(scale, axis=3)
+        strips.append(grid(large, columns=len(large), padding=4))
+    height, width = strips[0].shape[1] + 4, strips[0].shape[2]
+    sheet = Image.new("RGB", (LABEL_WIDTH + width, height * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (strip, label) in enumerate(zip(strips, labels, strict=True)):
+        top = number * height
+        pixels = strip.transpose(1, 2, 0)
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        sheet.paste(picture.convert("RGB"), (LABEL_WIDTH, top))
+        draw.text((4, top + height // 2 - 6), label, "black")
+    return sheet
