@@ -43,10 +43,19 @@ class Subject:
 
 @dataclass(frozen=True)
 class Work:
-    """Calls of each block, by stage name, that one run made, and the patches they evaluated."""
+    """What one run did, by stage name.
+
+    Attributes:
+        calls: of the network.
+        evaluated: patches in all calls together.
+        cached: patches whose keys and values a call reads, in all calls together.
+        attended: patches that the evaluated ones look at, themselves among them.
+    """
 
     calls: Mapping[str, int]
     evaluated: Mapping[str, int]
+    cached: Mapping[str, int]
+    attended: Mapping[str, int]
 
 
 class Contender(Protocol):
@@ -126,7 +135,7 @@ class FlowContender:
                 state = self._block(state, block)
         finally:
             self._model = model
-        return Work(dict(counting.calls), dict(counting.evaluated))
+        return counting.work
 
     def _first_patches(self) -> Floats:
         self.unrun_seconds = 0.0
@@ -165,19 +174,32 @@ class FlowContender:
         self.flow.close()
 
 
+class _Counts:
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.evaluated: Counter[str] = Counter()
+        self.cached: Counter[str] = Counter()
+        self.attended: Counter[str] = Counter()
+
+    def add(self, name: str, position: int, window: int) -> None:
+        self.calls[name] += 1
+        self.evaluated[name] += window
+        self.cached[name] += position + window
+        self.attended[name] += window * position + window * (window + 1) // 2
+
+
 class _CountingStage:
     """A stage that counts its calls."""
 
-    def __init__(self, inner: ARStage, name: str, calls: Counter[str], seen: Counter[str]) -> None:
-        self._inner, self._name, self._calls, self._seen = inner, name, calls, seen
+    def __init__(self, inner: ARStage, name: str, counts: _Counts) -> None:
+        self._inner, self._name, self._counts = inner, name, counts
         self.windows = inner.windows
 
     def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
         self._inner.begin(pos, classes, q_scale)
 
     def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
-        self._calls[self._name] += 1
-        self._seen[self._name] += x.shape[1]
+        self._counts.add(self._name, position, x.shape[1])
         return self._inner.step(x, position)
 
     def close(self) -> None:
@@ -188,9 +210,12 @@ class _CountingEngine:
     """An engine whose stages count."""
 
     def __init__(self, inner: Engine) -> None:
-        self._inner, self.info = inner, inner.info
-        self.calls: Counter[str] = Counter()
-        self.evaluated: Counter[str] = Counter()
+        self._inner, self.info, self._counts = inner, inner.info, _Counts()
+
+    @property
+    def work(self) -> Work:
+        counts = self._counts
+        return Work(*map(dict, (counts.calls, counts.evaluated, counts.cached, counts.attended)))
 
     def max_images(self, branches: int, scaled_queries: bool) -> int | None:
         return self._inner.max_images(branches, scaled_queries)
@@ -206,7 +231,7 @@ class _CountingEngine:
         opened = self._inner.open(
             stage, num_images=num_images, branches=branches, scaled_queries=scaled_queries
         )
-        return _CountingStage(opened, stage.name, self.calls, self.evaluated)
+        return _CountingStage(opened, stage.name, self._counts)
 
     def open_vjp(self, stage: ARBlock) -> VJPStage:
         return self._inner.open_vjp(stage)

@@ -219,6 +219,7 @@ def validate_published(size: str, threads: int) -> tuple[Speed, list[Validation]
     try:  # by name: nothing else of the benchmarks needs the exporter
         synthetic = importlib.import_module(f"{package}.synthetic")
         pipeline = importlib.import_module(f"{package}.pipeline")
+        targets = importlib.import_module(f"{package}.targets")
     except ModuleNotFoundError as error:
         raise MissingExtraError("--published", error.name or "torch", "export") from error
     if size not in synthetic.PRESETS:
@@ -228,7 +229,8 @@ def validate_published(size: str, threads: int) -> tuple[Speed, list[Validation]
         config = replace(preset.config, num_blocks=1)
         checkpoint = synthetic.write_checkpoint(Path(folder), preset.dataset, config)
         output = Path(folder) / "block.flowship"
-        request = pipeline.ExportRequest(("onnx",), ("fp32",))
+        options = targets.TargetOptions(denoise=False)
+        request = pipeline.ExportRequest(("onnx",), ("fp32",), options=options)
         pipeline.export_checkpoint(checkpoint, output, request, ProgressLine())
         checkpoint.unlink()
         with Bundle.open(output) as bundle:

@@ -16,26 +16,28 @@ def picture_bytes(
 ) -> int:
     """Bytes that the calls have to read: each call all weights of its block, and the KV cache.
 
-    The cache is half full on average. Activations stay in the processor's caches and are not
-    counted, so the bandwidth reached is a lower bound.
+    Activations stay in the processor's caches and are not counted, so the bandwidth reached is a
+    lower bound.
     """
-    T, total = manifest.spec.image.num_patches, 0
+    total = 0
     for block in manifest.spec.ar_blocks:
         weights = _weight_bytes(manifest, block, engine, precision)
-        cache = 2 * block.num_layers * block.channels * T // 2 * CACHE_BYTES.get(precision, 4)
-        total += work.calls.get(block.name, 0) * (weights + branches * cache)
+        patch = 2 * block.num_layers * block.channels * CACHE_BYTES.get(precision, 4)
+        total += work.calls.get(block.name, 0) * weights
+        total += work.cached.get(block.name, 0) * branches * patch
     return total
 
 
 def picture_flops(manifest: Manifest, work: Work, branches: int) -> int:
     """Multiplications and additions of the matrix products and the attention, 2 each."""
-    T, D = manifest.spec.latents[0].shape
+    D = manifest.spec.latents[0].shape[1]
     total = 0
     for block in manifest.spec.ar_blocks:
         C, outputs = block.channels, D * (1 if block.scale == "none" else 2)
         matrices = 12 * C * C * block.num_layers + C * (D + outputs)  # qkv, proj, mlp of 4 C
-        attention = 2 * C * (T // 2) * block.num_layers  # q k and p v, half of T rows on average
-        total += 2 * work.evaluated.get(block.name, 0) * branches * (matrices + attention)
+        attention = 2 * C * block.num_layers  # q k and p v, for each patch that one looks at
+        products = work.evaluated.get(block.name, 0) * matrices
+        total += 2 * branches * (products + work.attended.get(block.name, 0) * attention)
     return total
 
 

@@ -55,8 +55,9 @@ from .targets import TARGETS, Target, TargetOptions, checking_engine
 Floats = npt.NDArray[np.float32]
 
 GOLDEN_NOISE_SEED = 0x0123456789ABCDEF
-# Whole images are compared where torch makes one in seconds; larger models get spot checks.
-FULL_CHECK_CALLS, FULL_CHECK_PARAMETERS = 4096, 64_000_000
+# Whole images are compared where torch makes one in a second; larger models get spot checks.
+# Multiplications of a picture: parameters times patches.
+FULL_CHECK_CALLS, FULL_CHECK_MULTIPLICATIONS = 4096, 8_000_000_000
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,8 @@ class _Export:
         self.request, self.progress = request, progress
         self.config, self.spec = checkpoint.config, checkpoint.config.flow_spec()
         calls = self.config.num_blocks * self.config.num_patches
-        self.whole = (
-            calls <= FULL_CHECK_CALLS and checkpoint.num_parameters <= FULL_CHECK_PARAMETERS
-        )
+        multiplications = checkpoint.num_parameters * self.config.num_patches
+        self.whole = calls <= FULL_CHECK_CALLS and multiplications <= FULL_CHECK_MULTIPLICATIONS
         # Shares of the time. Gradients of long sequences are nearly all of a spot check.
         self.converting, self.checking = (0.6, 0.2) if self.whole else (0.15, 0.85)
         self.method: Method = _method(request, self.whole)

@@ -156,7 +156,7 @@ def test_round_to_nearest_takes_no_calibration(tmp_path: Path) -> None:
 def test_large_models_are_rounded_and_checked_by_the_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "FULL_CHECK_PARAMETERS", 0)
+    monkeypatch.setattr(pipeline, "FULL_CHECK_MULTIPLICATIONS", 0)
     (quality,) = _export(tmp_path / "x.flowship", precisions=("int4",)).quality
     assert (quality.method, quality.check, quality.bits_per_dim) == ("rtn", "spot", None)
     with pytest.raises(UsageError, match="without a likelihood"):
