@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.errors import UsageError
+from ..runtime.spec import ARBlock
 from .checkpoint import Checkpoint
 from .quantize.block import Method
 from .quantize.data import PictureSet
@@ -20,10 +21,11 @@ from .quantize.sensitivity import (
     measure_sensitivities,
 )
 from .targets import Target, TargetOptions
+from .targets.base import NARROW
 
 # Neighbours of formats that are searched: their points lie between and close to the others', and
 # each would take as long again to measure.
-_SKIPPED = ("int8_g32", "int4_g64")
+_SKIPPED = ("int8_g64", "int8_g32", "int4_g64")
 # Of a search: sensitivities, then measuring mixtures.
 _SENSITIVITY_SHARE = 0.7
 
@@ -144,7 +146,10 @@ def mixture_formats(target: Target, options: TargetOptions) -> tuple[str, ...]:
     return tuple(names)
 
 
-def uniform_formats(target: Target, precision: str, num_layers: int) -> Mapping[str, str]:
+def uniform_formats(target: Target, precision: str, block: ARBlock) -> Mapping[str, str]:
     """The precision's own format for every matrix of a block; none where it is not quantized."""
     formats = target.formats.get(precision)
-    return dict.fromkeys(matrix_names(num_layers), formats[0]) if formats else {}
+    if not formats:
+        return {}
+    narrow = target.narrow_formats if block.channels < NARROW else {}
+    return dict.fromkeys(matrix_names(block.num_layers), narrow.get(precision, formats[0]))

@@ -307,7 +307,7 @@ class _Export:
         """Formats of a block's matrices; none where they stay float."""
         if job.precision == "mixed":
             return self.mixtures[job.target.engine].found.formats.get(stage.block, {})
-        return uniform_formats(job.target, job.precision, stage.num_layers)
+        return uniform_formats(job.target, job.precision, stage)
 
     def _weights(self, job: Job, stage: ARBlock, trained: BlockWeights) -> BlockWeights:
         formats = self._formats(job, stage)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..runtime.bundle import Bundle
 from ..runtime.engines.base import Engine
 from ..runtime.flow import Flow
-from ..runtime.images import max_abs_error, psnr_db, unpatchify
+from ..runtime.images import max_abs_error, psnr_db, psnr_db_median, unpatchify
 from ..runtime.manifest import EngineName, GoldenPicture, Quality
 from ..runtime.plan import Plan
 from ..runtime.prepare import MODES
@@ -23,7 +23,7 @@ from .reference import reference_decode
 
 Floats = npt.NDArray[np.float32]
 
-NUM_PICTURES = 4  # decoded and compared with torch
+NUM_PICTURES = 8  # decoded and compared with torch
 NUM_DATA = 128  # real pictures for bits/dim where none are needed to steer quantization
 PICTURE_SEED = 1000
 GOLDEN_PICTURES = ((1, 0.0), (2, 1.5))  # seed and guidance
@@ -59,8 +59,9 @@ class Judge:
         flow, labels = Flow(bundle, engine, Plan()), list(self.labels)
         images = flow.decode(self.noise, label=labels)
         error, psnr = max_abs_error(images, self.images), psnr_db(images, self.images)
+        middle = psnr_db_median(images, self.images)
         what = f"{quality.engine} {quality.precision}"
-        refuse_bad_images(what, quality.precision, error, psnr)
+        refuse_bad_images(what, quality.precision, error, psnr, middle)
         z, _ = flow.encode(images, label=labels)
         bits = flow.log_likelihood(self.data, label=list(self.pictures.labels)).bits_per_dim
         change = paired_change(bits, self.reference) if len(bits) > 1 else None
@@ -68,6 +69,7 @@ class Judge:
             quality,
             image_max_abs_error=error,
             psnr_db=psnr if np.isfinite(psnr) else None,
+            psnr_db_median=middle if np.isfinite(middle) else None,
             round_trip_error=max_abs_error(z, self.z),
             bits_per_dim=float(bits.mean()),
             bits_per_dim_change=float(bits.mean() - self.reference.mean()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, inf, sqrt
+from statistics import median_low
 
 import numpy as np
 import numpy.typing as npt
@@ -99,11 +100,21 @@ def psnr_db(a: Floats, b: Floats) -> float:
         inf where all are equal, -inf where a value is not finite.
     """
     _check_same_shape(a, b)
+    return min(map(_psnr_db, a, b), default=inf)
+
+
+def psnr_db_median(a: Floats, b: Floats) -> float:
+    """The same of the median picture (the worse of two in the middle)."""
+    _check_same_shape(a, b)
+    return median_low([*map(_psnr_db, a, b)])
+
+
+def _psnr_db(a: Floats, b: Floats) -> float:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return -inf
     difference = np.clip(a, -1, 1).astype(np.float64) - np.clip(b, -1, 1).astype(np.float64)
-    worst = float((difference.reshape(len(a), -1) ** 2).mean(axis=1).max())
-    return inf if worst == 0 else float(10 * np.log10(_PEAK**2 / worst))
+    error = float((difference**2).mean())
+    return inf if error == 0 else float(10 * np.log10(_PEAK**2 / error))
 
 
 def max_abs_error(a: Floats, b: Floats) -> float:

@@ -85,6 +85,7 @@ class Quality:
             against the module with what the codes stand for, so that it is the engine's part alone.
         image_max_abs_error, psnr_db: of decoded images against those of the trained model (PSNR
             with peak 2, worst picture); of the patches of that block check where ``check`` is spot.
+        psnr_db_median: of the median picture; None where ``check`` is spot.
         bits_per_dim, bits_per_dim_change: on real pictures, and the change against float32.
         bits_per_dim_change_low, bits_per_dim_change_high: 95% interval of the mean change.
         bits_per_dim_inputs: the pictures and the noise convention.
@@ -103,6 +104,7 @@ class Quality:
     max_abs_error: float
     image_max_abs_error: float | None = None
     psnr_db: float | None = None
+    psnr_db_median: float | None = None
     bits_per_dim: float | None = None
     bits_per_dim_change: float | None = None
     bits_per_dim_inputs: str | None = None

@@ -16,6 +16,7 @@ from flowship.runtime.images import (
     max_abs_error,
     patchify,
     psnr_db,
+    psnr_db_median,
     to_uint8,
     unpatchify,
 )
@@ -99,6 +100,10 @@ def test_psnr() -> None:
     b[0] += 0.2  # the worst picture counts
     assert psnr_db(a, b) == pytest.approx(20, abs=1e-4)
     assert psnr_db(a + 1, a + 7) == inf  # both are clipped to white
+    b = np.stack([a[0], a[0] + 0.02, a[0] + 0.2])
+    three = np.broadcast_to(a[0], b.shape)
+    assert psnr_db(b, three) == pytest.approx(20, abs=1e-4)
+    assert psnr_db_median(b, three) == pytest.approx(40, abs=1e-4)
 
 
 def test_distances_are_never_fooled_by_nan() -> None:

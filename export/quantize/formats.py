@@ -42,6 +42,7 @@ FORMATS: dict[str, Format] = {
     for format in (
         Format("int8", "linear", 8),
         Format("int8_g128", "linear", 8, 128),
+        Format("int8_g64", "linear", 8, 64),
         Format("int8_g32", "linear", 8, 32),
         Format("int4_g128", "linear", 4, 128),
         Format("int4_g64", "linear", 4, 64),

@@ -24,10 +24,14 @@ class OnnxTarget:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8", "int4", "mixed")
     # One scale for a row ("int8") is not among them: MatMulNBits has groups along the inputs.
     formats: Mapping[str, tuple[str, ...]] = {
-        "int8": ("int8_g128", "int8_g32"),
+        "int8": ("int8_g128", "int8_g64", "int8_g32"),
         "int4": ("int4_g128", "int4_g64", "int4_g32"),
-        "mixed": ("int8_g128", "int8_g32", "int4_g128", "int4_g64", "int4_g32"),
+        "mixed": ("int8_g128", "int8_g64", "int8_g32", "int4_g128", "int4_g64", "int4_g32"),
     }
+    # Activations become int8 in the same groups, and smaller ones lose less: 46.9 dB in place of
+    # 44.9 (median of 32 pictures of the embedded model), no slower at 128 channels; at 768 a call
+    # takes a tenth longer.
+    narrow_formats: Mapping[str, str] = {"int8": "int8_g64"}
     first_block_cost = 1.0
 
     def export_block(
