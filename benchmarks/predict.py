@@ -1,6 +1,7 @@
 """How long a picture takes on a device that is not here: the roofline with the model's profile.
 
     t(W) = max(bytes / (bandwidth * read efficiency), FLOP / (peak * matmul efficiency)) + launch
+           (on a CPU the sum of both: a core loads a panel of weights, then multiplies with it)
     time = sum over the blocks of the smallest (T - 1) * t(W) / a(W)
 
 a(W), the patches that a call commits, is a property of the model and comes with the bundle. How
@@ -20,10 +21,11 @@ from .devices import Device, Kind
 from .roofline import CACHE_BYTES, CallCost, model_costs
 
 PRECISIONS = ("fp16", "int8", "int4")
-# Share of the limits that our step graphs reached on a CPU, in the same minute as the limits: W = 1
-# 86 % of the read bandwidth, W = 32 77 % of the matrix rate (AFHQ-256 block, fp32, ONNX Runtime
-# 1.32, 2 cores). GPUs and phones were not measured: their shares are assumptions.
-CPU_READ, CPU_MATMUL = 0.86, 0.77
+# Share of the limits that our step graphs reach on a CPU, from calls of an AFHQ-256 block (fp32,
+# ONNX Runtime 1.32, one thread) on two machines in the same minute as their limits: reading 86 %
+# and 97 %; what a window adds to that runs at 58 % of the matrix rate with AVX-512, 105 % with the
+# slower units of another. GPUs and phones were not measured: their shares are assumptions.
+CPU_READ, CPU_MATMUL = 0.9, 0.75
 
 Fit = Literal["yes", "one block at a time", "no", "unknown"]
 Bound = Literal["memory", "compute", "launch"]
@@ -74,6 +76,7 @@ class Speed:
         launch_seconds: fixed time of a call of one block.
         memory_bytes: that one program gets; None is unknown.
         assumptions: what of this no source states, in words.
+        overlap: it reads and computes at the same time.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Speed:
     launch_seconds: float
     memory_bytes: float | None = None
     assumptions: tuple[str, ...] = ()
+    overlap: bool = True
 
     def times(self, cost: CallCost) -> dict[Bound, float]:
         """Seconds that each resource needs for a call."""
@@ -94,9 +98,15 @@ class Speed:
         }
 
     def seconds(self, cost: CallCost) -> float:
-        """t(W): reading and computing overlap, launching does not."""
+        """t(W), of which launching never overlaps with anything."""
+        return sum(self.spent(cost).values())
+
+    def spent(self, cost: CallCost) -> dict[Bound, float]:
+        """The parts whose sum a call is: where reading and computing overlap, the longer one."""
         times = self.times(cost)
-        return max(times["memory"], times["compute"]) + times["launch"]
+        if self.overlap:
+            del times["compute" if times["memory"] >= times["compute"] else "memory"]
+        return times
 
 
 def device_speed(
@@ -187,8 +197,7 @@ def predict(
     spent: dict[Bound, float] = dict.fromkeys(("memory", "compute", "launch"), 0.0)
     for option in options:
         if option.chosen:
-            parts = speed.times(costs[option.window][option.stage])
-            for bound, seconds in _spent(parts).items():
+            for bound, seconds in speed.spent(costs[option.window][option.stage]).items():
                 spent[bound] += seconds * option.block_seconds / option.call_seconds
     memory, least = _memory(manifest, {n: costs[w][n] for n, w in windows.items()}, precision)
     if guided:  # one more KV cache
@@ -206,12 +215,6 @@ def predict(
         least,
         _fit(memory, least, speed.memory_bytes),
     )
-
-
-def _spent(parts: dict[Bound, float]) -> dict[Bound, float]:
-    """The larger of reading and computing, and launching: what the sum of a call is made of."""
-    larger: Bound = "memory" if parts["memory"] >= parts["compute"] else "compute"
-    return {larger: parts[larger], "launch": parts["launch"]}
 
 
 def _memory(manifest: Manifest, costs: dict[str, CallCost], precision: str) -> tuple[float, float]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 from statistics import fmean
 
+import numpy as np
+import numpy.typing as npt
+
 from ..runtime.bundle import Bundle
 from ..runtime.engines import EngineOptions, find_engine
 from ..runtime.flow import choose_precision
+from ..runtime.guidance import Guidance
 from ..runtime.model import Model
+from ..runtime.sampler import invert_sequential
 from ..runtime.timing import time_windows
 from .predict import CPU_MATMUL, CPU_READ, Speed
 from .roofline import (
@@ -21,11 +27,13 @@ from .roofline import (
     network_parameters,
 )
 
+Floats = npt.NDArray[np.float32]
+
 WINDOWS = (1, 2, 4, 8, 16, 32)
-OPERATORS_OF_LAYER = 13  # nodes of the ONNX step graph for one layer, after ONNX Runtime's fusions
-# 0.27 GFLOP: a product of 1024 takes 50 ms, as long as a busy system lets a program run, so that no
-# sample is undisturbed while the calls, far shorter, are: predictions were twice too long.
-MATMUL_SIZE = 512
+# A layer's 10 nodes (16 with guidance), besides the products, in operators that compute nothing:
+# norms and attention look at more tensors, and allocate.
+OPERATORS_OF_LAYER = {False: 36, True: 60}
+HOST_CALLS = 200
 SECONDS = 0.06  # of measuring each limit once
 REPEATS, CALLS = 8, 5  # turns of limits and calls, and times each call is measured in a turn
 
@@ -47,7 +55,9 @@ class Validation:
         return self.predicted_seconds / self.measured_seconds
 
 
-def this_device(bundle: Bundle, threads: int, seconds: float = SECONDS) -> Speed:
+def this_device(
+    bundle: Bundle, threads: int, guided: bool = False, seconds: float = SECONDS
+) -> Speed:
     """This machine's roofline for the bundle's blocks, ``seconds`` spent on each limit.
 
     A block's weights are read again in every call, so the bandwidth that counts is that of a buffer
@@ -59,11 +69,42 @@ def this_device(bundle: Bundle, threads: int, seconds: float = SECONDS) -> Speed
     return Speed(
         "this device",
         measure_read_gbps(threads, seconds, nbytes),
-        measure_matmul_gflops(threads, seconds, MATMUL_SIZE) / 1e3,
+        measure_matmul_gflops(threads, seconds) / 1e3,
         CPU_READ,
         CPU_MATMUL,
-        call + operator * OPERATORS_OF_LAYER * block.num_layers,
+        call + operator * OPERATORS_OF_LAYER[guided] * block.num_layers + _host(bundle, guided),
+        overlap=False,
     )
+
+
+class _Idle:
+    """A stage whose network takes no time."""
+
+    windows: tuple[int, ...] = ()
+
+    def __init__(self, branches: int, patch_dim: int) -> None:
+        self._parameters = np.zeros((branches, 1, 1, patch_dim), np.float32)
+
+    def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
+        """Nothing to begin."""
+
+    def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
+        return self._parameters, self._parameters
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _host(bundle: Bundle, guided: bool) -> float:
+    """Seconds of the sampler's own code in a call."""
+    guidance = Guidance(1.0) if guided else Guidance()
+    D = bundle.spec.image.patch_dim
+    x = np.zeros((1, HOST_CALLS + 1, D), np.float32)
+    stage, weights = _Idle(guidance.branches, D), guidance.weights(HOST_CALLS + 1)
+    start = time.perf_counter()
+    for _ in invert_sequential(stage, x, guidance, weights):
+        pass
+    return (time.perf_counter() - start) / HOST_CALLS
 
 
 def validate(
@@ -84,7 +125,7 @@ def validate(
     try:
         model, speeds, calls = Model(bundle, engine), [], []
         for _ in range(REPEATS):
-            speeds.append(this_device(bundle, threads))
+            speeds.append(this_device(bundle, threads, guided))
             # one round each: a median of several would not be the best, as the limits are
             calls += [time_windows(model, block, menu, guided, 1) for _ in range(CALLS)]
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,8 @@ def test_a_call_takes_the_slower_of_reading_and_computing_and_its_launch() -> No
     speed = Speed("x", gbps=100, tflops=1, read=0.5, matmul=0.5, launch_seconds=1e-3)
     assert speed.seconds(CallCost(5e7, 0, 0, 1)) == pytest.approx(2e-3)
     assert speed.seconds(CallCost(1, 0, 0, 1e9)) == pytest.approx(3e-3)
+    assert speed.seconds(CallCost(5e7, 0, 0, 1e9)) == pytest.approx(3e-3)
+    assert replace(speed, overlap=False).seconds(CallCost(5e7, 0, 0, 1e9)) == pytest.approx(4e-3)
 
 
 def test_sequential_time_is_calls_times_the_call(bundle: Bundle) -> None:
