@@ -21,8 +21,8 @@ Floats = npt.NDArray[np.float32]
 CACHE_BYTES = {"fp32": 4}
 STREAM_BYTES = 256 << 20  # several times the last cache of any laptop or phone
 CHUNK_BYTES = 1 << 20  # of one reduction: 30 us, so that the call itself costs nothing
-# 0.27 GFLOP, from where on a core reaches its best rate. A product of 1024 takes up to 50 ms, as long
-# as a busy system lets a program run, so that no sample is undisturbed while calls, far shorter, are.
+# 0.27 GFLOP, from where on a core reaches its best rate. A product of 1024 takes up to 50 ms, as
+# long as a busy system lets a program run: no sample is undisturbed while calls, far shorter, are.
 MATMUL_SIZE = 512
 CHAIN = (2, 102)  # operators of the two models whose difference is the cost of an operator
 WARM_UP = 2
