@@ -25,6 +25,7 @@ from ...runtime.spec import ARBlock
 from ..families.tarflow import LAYER_NORM_EPSILON, BlockWeights, TarFlowConfig
 from .base import TargetOptions
 from .coreml_cache import CACHE_FORMS, WRITES, CacheForm
+from .coreml_program_text import shorten
 from .coreml_weights import add_constant, pack_weights
 
 Var = Any  # a coremltools Var; the package has no type hints
@@ -157,9 +158,9 @@ class _ProgramBuilder:
 
     def _program(self, windows: tuple[int, ...]) -> Any:
         program = self.mil.Program()
-        self.mil.Builder.name_count.clear()  # names start at 0 in every program
         for branches in (1, 2):
             for window in windows:
+                self.mil.Builder.name_count.clear()  # names start at 0 in every function
                 function = _StepFunction(self, branches, window).build()
                 program.add_function(function_name(branches, window), function)
         program.default_function_name = function_name(1, 1)
@@ -199,6 +200,7 @@ class _StepFunction:
             parts = mb.split(x=y, num_splits=2, axis=-1) if c.nvp else (y,)
             outputs = zip(names, parts, strict=True)
             function.set_outputs([mb.cast(x=part, dtype="fp32", name=n) for n, part in outputs])
+            shorten(function)
         return function
 
     def _placeholders(self) -> dict[str, Any]:
@@ -240,12 +242,9 @@ class _StepFunction:
     def _attention(self, layer: int, x: Var, prefix: str) -> Var:
         c, mb, R, W = self.config, self.mb, self.rows, self.window
         qkv = self._linear(x, f"{prefix}.attention.qkv")
-        q, k, v = (
-            mb.transpose(
-                x=mb.reshape(x=part, shape=(R, W, c.num_heads, c.head_dim)), perm=HEADS_FIRST
-            )
-            for part in mb.split(x=qkv, num_splits=3, axis=-1)
-        )
+        heads = mb.reshape(x=qkv, shape=(R, W, 3 * c.num_heads, c.head_dim))
+        heads = mb.transpose(x=heads, perm=HEADS_FIRST)  # queries, keys, values along axis 1
+        q, k, v = mb.split(x=heads, num_splits=3, axis=1)
         if self.q_scale is not None:
             q = mb.mul(x=q, y=self.q_scale)
         keys = self._commit(f"{self.state_prefix}k_{layer}", k)
@@ -258,7 +257,7 @@ class _StepFunction:
         """Write the window's rows into a state; returns the whole cache [R, H, S, d]."""
         state = self.inputs[name]
         value = self.write(self.mb.read_state(input=state), rows)
-        return self.mb.coreml_update_state(state=state, value=value)
+        return self.mb.coreml_update_state(state=state, value=value, name=f"{name}_new")
 
 
 HEADS_FIRST = (0, 2, 1, 3)  # [R, W, H, d] <-> [R, H, W, d]
