@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flowship.apps.server import create_app
-from flowship.apps.server.command import listen
+from flowship.apps.server.addresses import listen
 from flowship.apps.server.guard import Hosts
 from flowship.apps.server.jobs import JobQueue
 from flowship.apps.server.models import EngineChoice, Models

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,11 +21,13 @@ from command_line import Terminal
 from laptop_server import TOKEN, Running, parse_events, running_server
 from PIL import Image
 
-from flowship.apps.server import client_example, command
+from flowship.apps.server import client_example
+from flowship.apps.server.addresses import listen
 from flowship.apps.server.app import OPERATIONS
 from flowship.apps.server.guard import SECURITY_HEADERS, Hosts
 from flowship.apps.server.openapi import describe_api
 from flowship.runtime import Flow
+from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.pictures import read_picture
 
 ROOT = Path(__file__).parents[1]
@@ -164,6 +167,24 @@ def test_decode_and_interpolate(server: Running, flow: Flow, flowship: Terminal)
     image_end = {"image": pictures[0]["pixels"]}
     mixed = server.post("interpolate", first={"z": z}, last=image_end, steps=2).events
     assert len(_named(mixed, "picture")) == 2
+
+
+def test_a_bundle_without_denoising_graphs(tmp_path: Path) -> None:
+    """It says so in its list, and refuses before anything is computed."""
+    bundle = tmp_path / "plain.flowship"
+    shutil.copytree(EMBEDDED, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    manifest["artifacts"] = [a for a in manifest["artifacts"] if a["role"] != "vjp"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with running_server(str(bundle), None) as server:
+        plain, embedded = server.ask("GET", "/api/bundles").json["bundles"]
+        assert (plain["denoise"], plain["denoise_precisions"]) == (False, [])
+        assert (embedded["denoise"], embedded["denoise_precisions"]) == (True, ["fp32"])
+        for route, body in (("generate", {"seeds": ["1"]}), ("decode", {"latents": ""})):
+            events = server.post(route, bundle=plain["id"], denoise=True, **body).events
+            assert [name for name, _ in events] == ["queued", "error"]
+            assert events[-1][1]["kind"] == "usage"
+            assert "has no denoising graphs for onnx fp32" in events[-1][1]["message"]
 
 
 def test_static_files(server: Running) -> None:
@@ -461,7 +482,7 @@ def test_misuse(flowship: Terminal) -> None:
     assert "--port 70000 is not between" in flowship.refused("serve", "--port", 70000)
     assert "--max-jobs 0" in flowship.refused("serve", "--max-jobs", 0)
     assert "no address of this machine" in flowship.refused("serve", "--host", "192.0.2.1")
-    with command.listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         line = flowship.refused("serve", "--port", port, status=1)
     assert f"port {port} of 127.0.0.1 is already used" in line

@@ -32,6 +32,7 @@ WEB = Path(__file__).parents[1] / "apps" / "web"
 WEB_APP = Path(os.environ.get("FLOWSHIP_WEB_APP", WEB / "dist"))
 AXE = WEB / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = Path("/usr/bin/chromium")
+LAPTOP = "laptop.test"  # this machine by a name: to browsers no secure context, as from a phone
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -41,7 +42,7 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    f"--host-resolver-rules=MAP {LAPTOP} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 PAGES = ("create", "inside", "morph", "gallery", "device", "privacy")
 # The rows of the gallery, oldest first: [[recipe, pixels], ...].
@@ -59,6 +60,13 @@ DROP = """([name, kind, data]) => {
   moved.items.add(new File([bytes], name, { type: kind }));
   document.dispatchEvent(new DragEvent("drop", { dataTransfer: moved, cancelable: true }));
 }"""
+# window.shifts: how far things that nobody moved have moved (CLS).
+WATCH_SHIFTS = """
+  window.shifts = 0;
+  new PerformanceObserver(list => list.getEntries().forEach(entry => window.shifts += entry.value))
+    .observe({ type: "layout-shift", buffered: true });
+"""
+FOUR_CORES = "Object.defineProperty(navigator, 'hardwareConcurrency', { get: () => 4 })"
 # What is shown while a picture grows, as [caption, picture].
 WATCH_PROGRESS = """() => {
   window.shown = [];
@@ -159,14 +167,18 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(chromium: Any, address: str, **options: Any) -> Iterator[Any]:
-    """A fresh profile on a phone's screen; no request may leave the origin, nothing may throw."""
+def opened(chromium: Any, address: str, script: str = "", **options: Any) -> Iterator[Any]:
+    """A fresh profile on a phone's screen; no request may leave the origin, nothing may throw.
+
+    ``script`` runs before the page's own.
+    """
     phone = {"width": 360, "height": 740}
     context = chromium.new_context(**{"viewport": phone, "service_workers": "block", **options})
     page, requests, errors = context.new_page(), list[str](), list[str]()
     context.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_default_timeout(20_000)
+    page.add_init_script(script)
     try:
         page.goto(address)
         ready(page)
@@ -214,6 +226,12 @@ def make(page: Any, seed: int = 7) -> None:
 
 def show(page: Any, name: str) -> None:
     page.locator(f'a[href="#{name}"]').last.click()
+    page.locator(f'a[href="#{name}"][aria-current]').wait_for()
+
+
+def denoise(page: Any) -> Any:
+    """The switch."""
+    return page.get_by_role("switch", name="Denoise")
 
 
 def gallery(page: Any) -> list[tuple[Any, np.ndarray[Any, Any]]]:
@@ -231,9 +249,11 @@ def open_bundle(page: Any, path: Path) -> None:
     chooser.value.set_files(path)
 
 
-def pythons_picture(seed: int, label: str | None = None, guidance: float = 0.0) -> Any:
+def pythons_picture(
+    seed: int, label: str | None = None, guidance: float = 0.0, denoise: bool = False
+) -> Any:
     with Flow.open(threads=1) as flow:
-        found = flow.generate(seed=seed, label=label, guidance=guidance)
+        found = flow.generate(seed=seed, label=label, guidance=guidance, denoise=denoise)
     return found.pictures().ravel()
 
 
@@ -284,7 +304,18 @@ def test_picture_is_pythons_and_stays_in_the_gallery(any_page: Any) -> None:
     allowed = 1 if made_here(recipe) else 0
     assert largest_difference(pixels, pythons_picture(7, "sneaker", 1.5)) <= allowed
     show(page, "gallery")
+    page.locator(".thumb").first.wait_for()
     assert page.locator(".thumb").count() == 1
+
+
+def test_denoised_by_the_laptop(page: Any) -> None:
+    denoise(page).focus()
+    page.keyboard.press("Space")
+    make(page, 6)
+    ((recipe, pixels),) = gallery(page)
+    assert recipe["denoise"] is True
+    assert np.array_equal(pixels, pythons_picture(6, "t-shirt", 1.5, denoise=True))
+    assert not np.array_equal(pixels, pythons_picture(6, "t-shirt", 1.5))
 
 
 def test_many_can_be_cancelled(any_page: Any) -> None:
@@ -365,6 +396,8 @@ def test_dropped_png_with_a_recipe_is_made_again(own_page: Any, flowship: Termin
 
 
 def test_saved_png_is_made_again_by_python(own_page: Any, flowship: Terminal) -> None:
+    """Denoised in the browser: Python makes the picture again, and writes the same recipe."""
+    denoise(own_page).check()
     make(own_page, 12)
     show(own_page, "gallery")
     own_page.locator(".thumb").first.click()
@@ -372,10 +405,18 @@ def test_saved_png_is_made_again_by_python(own_page: Any, flowship: Terminal) ->
         own_page.get_by_role("button", name="Save PNG").click()
     download.value.save_as("saved.png")
     flowship.ok("generate", "--like", "saved.png", "--threads", 1, "-o", "again.png")
-    again, saved = (np.asarray(Image.open(name)).ravel() for name in ("again.png", "saved.png"))
+    levels, texts = dict[str, Any](), dict[str, dict[str, str]]()
+    for name in ("again.png", "saved.png"):
+        with Image.open(name) as image:
+            levels[name], texts[name] = np.asarray(image).ravel(), dict(image.text)
+            recipe = json.loads(texts[name]["flowship"])
+            version = recipe["engine_version"]
+            texts[name]["flowship"] = texts[name]["flowship"].replace(version, "")
+            assert recipe["denoise"] is True
     ((_, pixels),) = gallery(own_page)
-    assert np.array_equal(saved, pixels)
-    assert largest_difference(saved, again) <= 1
+    assert np.array_equal(levels["saved.png"], pixels)
+    assert largest_difference(levels["saved.png"], levels["again.png"]) <= 1
+    assert texts["saved.png"] == texts["again.png"]
 
 
 def test_dropped_picture_has_pythons_bits(own_page: Any, tmp_path: Path) -> None:
@@ -410,6 +451,7 @@ def check_bits(page: Any, pixels: Any) -> None:
 
 def test_morph(own_page: Any) -> None:
     page = own_page
+    page.get_by_label("Guidance").fill("0")  # the graphs that a morph needs anyway
     make(page, 1)
     make(page, 2)
     show(page, "morph")
@@ -441,19 +483,34 @@ def zipped(folder: Path, change: Callable[[str, bytes], bytes] = lambda _, data:
     return path
 
 
+def without_denoising(name: str, data: bytes) -> bytes:
+    """The manifest without the vector-Jacobian graphs."""
+    if name != "manifest.json":
+        return data
+    manifest = json.loads(data)
+    manifest["artifacts"] = [a for a in manifest["artifacts"] if a["role"] != "vjp"]
+    return json.dumps(manifest).encode()
+
+
 def test_own_bundle_is_kept_used_and_removed(own_page: Any, tmp_path: Path) -> None:
+    """One without denoising graphs: the switch is not offered, with the reason."""
+    denoise(own_page).check()
     show(own_page, "device")
-    open_bundle(own_page, zipped(tmp_path))
+    assert own_page.get_by_role("group", name="Threads").count() == 0, "the page is not isolated"
+    open_bundle(own_page, zipped(tmp_path, without_denoising))
     row = own_page.locator(".models li", has_text="mine")
     row.locator(".badge", has_text="open").wait_for()
     assert "13 MB" in row.inner_text()
     show(own_page, "create")
+    assert denoise(own_page).is_disabled() and not denoise(own_page).is_checked()
+    own_page.get_by_text("Not with this bundle: no denoising graphs for onnx fp32.").wait_for()
     make(own_page, 9)
     ((recipe, pixels),) = gallery(own_page)
-    assert recipe["bundle"] == "mine"
+    assert (recipe["bundle"], recipe["denoise"]) == ("mine", False)
     assert largest_difference(pixels, pythons_picture(9, "t-shirt", 1.5)) <= 1
     own_page.reload()
     ready(own_page)
+    assert denoise(own_page).is_enabled()
     show(own_page, "device")
     row.get_by_role("button", name="Remove").click()
     row.wait_for(state="detached")
@@ -477,7 +534,42 @@ def test_bad_bundles_say_what_is_wrong(own_page: Any, tmp_path: Path) -> None:
     assert own_page.locator(".models li").count() == 1
 
 
+def test_without_https_nothing_is_kept_and_the_page_says_so(
+    chromium: Any, static: str, tmp_path: Path
+) -> None:
+    with opened(chromium, static.replace("127.0.0.1", LAPTOP)) as page:
+        assert not page.evaluate("isSecureContext")
+        show(page, "device")
+        open_bundle(page, zipped(tmp_path))
+        page.get_by_text("this browser keeps no files for this page").wait_for()
+
+
 # ---- pages --------------------------------------------------------------------------------------
+
+
+def test_threads_are_chosen_and_remembered(chromium: Any, laptop: str) -> None:
+    with opened(chromium, laptop.partition("#")[0], FOUR_CORES) as page:
+        show(page, "device")
+        choice = page.get_by_role("group", name="Threads")
+        assert choice.locator("label").all_inner_texts() == ["auto", "1", "2", "4"]
+        assert choice.get_by_label("auto").is_checked()
+        engine = page.locator("p[role=status]", has_text="onnxruntime-web")
+        assert engine.inner_text().endswith("fp32, 1 thread")
+        choice.get_by_label("auto").focus()
+        page.keyboard.press("ArrowRight")  # to 1: while that is being opened, on to 2
+        page.keyboard.press("ArrowRight")
+        page.get_by_text("fp32, 2 threads").wait_for()
+        show(page, "create")
+        make(page, 5)
+        ((_, pixels),) = gallery(page)
+        assert largest_difference(pixels, pythons_picture(5, "t-shirt", 1.5)) <= 1
+        page.reload()
+        ready(page)
+        show(page, "device")
+        assert engine.inner_text().endswith("fp32, 2 threads")
+        choice.get_by_label("auto").check()
+        page.get_by_text("fp32, 1 thread", exact=False).wait_for()
+        assert page.evaluate("localStorage.length") == 0
 
 
 def test_speed_is_a_row_of_flowship_bench(own_page: Any, tmp_path: Path) -> None:
@@ -519,17 +611,22 @@ def test_wasm_takes_at_most_three_times_as_long(own_page: Any, guidance: float) 
     assert ratio <= 3
 
 
-def test_pages_fit_a_phone_and_say_that_nothing_left(page: Any) -> None:
-    for name in PAGES:
-        show(page, name)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
-    page.locator(".number", has_text="None").wait_for()
+def test_pages_fit_a_phone_and_say_that_nothing_left(chromium: Any, laptop: str) -> None:
+    with opened(chromium, laptop, WATCH_SHIFTS) as page:
+        make(page)
+        assert page.evaluate("window.shifts") < 0.01
+        for name in PAGES:
+            show(page, name)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+        page.locator(".number", has_text="None").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_are_accessible(chromium: Any, static: str, scheme: str) -> None:
+def test_pages_are_accessible(chromium: Any, laptop: str, scheme: str) -> None:
+    """With the browser's engine on an isolated page, which has all controls."""
     need(AXE.is_file(), f"{AXE} is missing: run npm ci --ignore-scripts in apps/web")
-    with opened(chromium, static, color_scheme=scheme, reduced_motion="reduce") as page:
+    address, options = laptop.partition("#")[0], {"reduced_motion": "reduce"}
+    with opened(chromium, address, color_scheme=scheme, **options) as page:
         make(page, 1)
         page.evaluate(AXE.read_text("utf-8"))
         found = {}
@@ -537,7 +634,9 @@ def test_pages_are_accessible(chromium: Any, static: str, scheme: str) -> None:
             show(page, name)
             if name == "gallery":
                 page.locator(".thumb").first.click()
-            violations = page.evaluate("axe.run().then(found => found.violations)")
+            violations = page.evaluate(
+                "axe.run({ resultTypes: ['violations'] }).then(f => f.violations)"
+            )
             bad = [v for v in violations if v["impact"] in ("serious", "critical")]
             if bad:
                 found[name] = [(v["id"], [node["html"] for node in v["nodes"]]) for v in bad]

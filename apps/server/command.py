@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import ipaddress
 import secrets
 import signal
 import socket
@@ -13,10 +11,10 @@ import webbrowser
 from collections.abc import Callable
 
 from ...runtime.engines import ENGINE_NAMES
-from ...runtime.errors import FlowshipError, MissingExtraError, UsageError
+from ...runtime.errors import MissingExtraError, UsageError
+from .addresses import browser_url, is_loopback, listen
 
 DEFAULT_PORT = 8765
-BACKLOG = 512  # connections that wait to be accepted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,39 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
         return _serve(listener, arguments)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        UsageError: the address is none of this machine's.
-        FlowshipError: the port is taken or not allowed.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        return socket.create_server(address, family=family, backlog=BACKLOG)
-    except socket.gaierror as error:
-        raise UsageError(f"--host {host} is no address of this machine: {error}") from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise FlowshipError(
-                f"port {port} of {host} is already used: choose another --port, or 0 for any free"
-            ) from error
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise UsageError(f"--host {host} is no address of this machine") from error
-        raise FlowshipError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}"
-        ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on reaches this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _serve(listener: socket.socket, arguments: argparse.Namespace) -> int:
     # Imported here: a missing package has been reported by now.
     from .app import create_app
@@ -109,15 +74,16 @@ def _serve(listener: socket.socket, arguments: argparse.Namespace) -> int:
     from .models import EngineChoice, Models
     from .server import Server
 
-    token, port = secrets.token_urlsafe(24), listener.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    address, port = listener.getsockname()[:2]
     models = Models(
         arguments.bundles,
         EngineChoice(arguments.engine, arguments.precision, arguments.device, arguments.threads),
     )
     try:
-        hosts = Hosts.for_address(arguments.host, arguments.allow_host)
+        hosts = Hosts.for_address(address, [arguments.host, *arguments.allow_host])
         app = create_app(models, token=token, hosts=hosts, max_jobs=arguments.max_jobs)
-        announce = _announcer(arguments, port, token)
+        announce = _announcer(address, port, token, browser=not arguments.no_browser)
         # uvicorn stops at both signals, then raises them again for whoever started it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -129,22 +95,20 @@ def _serve(listener: socket.socket, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _announcer(arguments: argparse.Namespace, port: int, token: str) -> Callable[[], None]:
-    host = arguments.host
-
+def _announcer(address: str, port: int, token: str, *, browser: bool) -> Callable[[], None]:
     def announce() -> None:
-        name = "127.0.0.1" if host in ("0.0.0.0", "localhost") else host
-        name = "[::1]" if name == "::" else f"[{name}]" if ":" in name else name
-        url = f"http://{name}:{port}/#token={token}"
-        if not is_loopback(host):
+        url = f"{browser_url(address, port)}#token={token}"
+        if not is_loopback(address):
             print(
-                f"WARNING: listening on {host}: everybody in this network who has the token can "
-                "compute here, and nothing is encrypted",
+                f"WARNING: on {address} everybody in this network who has the token can compute "
+                "here, and nothing is encrypted\n"
+                "flowship serve: other devices open the printed address with this machine's name "
+                "or address in it",
                 file=sys.stderr,
             )
         print(url, flush=True)
         print("flowship serve: Ctrl-C stops it", file=sys.stderr, flush=True)
-        if not arguments.no_browser:
+        if browser:
             webbrowser.open(url)
 
     return announce

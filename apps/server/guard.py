@@ -19,6 +19,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .addresses import is_loopback
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN_ROUTES = ("/api/status", "/api/openapi.json")  # without a token
 
@@ -60,13 +62,13 @@ class Hosts:
     any_address: bool = False
 
     @staticmethod
-    def for_address(host: str, extra: Iterable[str] = ()) -> Hosts:
-        """For a server that listens on ``host``, with further names of the user's choice."""
-        own = {*LOOPBACK, *(name.lower() for name in extra)}
-        if host in LOOPBACK:
+    def for_address(address: str, extra: Iterable[str] = ()) -> Hosts:
+        """For a server that listens on an address, with further names of the user's choice."""
+        own = {*LOOPBACK, address, *(name.lower().rstrip(".") for name in extra)}
+        if is_loopback(address):
             return Hosts(frozenset(own))
         machine = socket.gethostname().lower()
-        return Hosts(frozenset({*own, host.lower(), machine, f"{machine}.local"}), True)
+        return Hosts(frozenset({*own, machine, f"{machine}.local"}), True)
 
     def knows(self, header: str) -> bool:
         """Whether a Host header, with or without a port, means this server."""

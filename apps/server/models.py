@@ -22,7 +22,12 @@ class EngineChoice:
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """A bundle in ``GET /api/bundles``."""
+    """A bundle in ``GET /api/bundles``.
+
+    Attributes:
+        denoise: the model can denoise, and its first precision has the graphs.
+        denoise_precisions: those whose graphs denoise.
+    """
 
     id: str
     name: str
@@ -36,6 +41,7 @@ class BundleInfo:
     precisions: tuple[str, ...]
     guidance: bool
     denoise: bool
+    denoise_precisions: tuple[str, ...]
     training_noise: dict[str, str | float | None]
     num_blocks: int
     num_patches: int
@@ -121,6 +127,8 @@ class Models:
         flow = self._flow_of(name, None)
         bundle, spec, info = self._bundles[name], flow.spec, flow.engine.info
         there = bundle.manifest.precisions[made_for(self._choice.engine)]
+        precisions = (info.precision, *(p for p in there if p != info.precision))
+        denoised = tuple(p for p in precisions if can_denoise(bundle, self._choice.engine, p))
         numbers = (f"class {i}" for i in range(spec.num_classes))
         return BundleInfo(
             id=name,
@@ -132,9 +140,10 @@ class Models:
             channels=spec.image.in_channels,
             classes=spec.class_names or tuple(numbers),
             num_classes=spec.num_classes,
-            precisions=(info.precision, *(p for p in there if p != info.precision)),
+            precisions=precisions,
             guidance=spec.guidance is not None,
-            denoise=spec.denoise is not None,
+            denoise=info.precision in denoised,
+            denoise_precisions=denoised,
             training_noise={"kind": spec.training_noise.kind, "std": spec.training_noise.std},
             num_blocks=len(spec.ar_blocks),
             num_patches=spec.image.num_patches,
@@ -151,3 +160,11 @@ class Models:
                 "threads": info.threads,
             },
         )
+
+
+def can_denoise(bundle: Bundle, engine: str, precision: str) -> bool:
+    """Whether the model can denoise, and there is a vector-Jacobian graph for every block."""
+    manifest, own = bundle.manifest, made_for(engine)
+    return manifest.spec.denoise is not None and all(
+        manifest.find(own, precision, "vjp", block.name) for block in manifest.spec.ar_blocks
+    )

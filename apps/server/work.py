@@ -42,6 +42,7 @@ from .messages import (
     Target,
     parse_seed,
 )
+from .models import can_denoise
 
 Stream = Generator[Event, None, None]
 
@@ -143,7 +144,20 @@ def _planned(flow: Flow, request: Sampling) -> Flow:
         raise UsageError(
             f"this model's images have {flow.spec.image.in_channels} channels, which no PNG holds"
         )
+    _check_denoise(flow, request)
     return flow if request.plan is None else Flow(flow.bundle, flow.engine, request.plan)
+
+
+def _check_denoise(flow: Flow, request: Sampling) -> None:
+    """Before anything is computed; flow says itself what a model without the right noise lacks."""
+    engine = flow.engine.info
+    if not request.denoise or flow.spec.denoise is None:
+        return
+    if not can_denoise(flow.bundle, engine.name, engine.precision):
+        raise UsageError(
+            f"the bundle {flow.bundle.manifest.name} has no denoising graphs for {engine.name} "
+            f"{engine.precision}: GET /api/bundles lists denoise_precisions"
+        )
 
 
 def _guidance(request: Sampling) -> Guidance:

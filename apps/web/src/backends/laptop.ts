@@ -18,7 +18,7 @@ const DETECTION_TIME = 1500; // ms; a server on the same machine answers at once
 interface ServerPixels { width: number; height: number; channels: 1 | 3 | 4; data: string }
 interface ServerBundle {
   id: string; name: string; sha256: string; bytes: number; width: number; height: number; channels: number;
-  classes: string[]; precisions: string[]; guidance: boolean; denoise: boolean;
+  classes: string[]; precisions: string[]; guidance: boolean; denoise_precisions: string[];
   training_noise: ModelInfo["trainingNoise"]; num_blocks: number; num_patches: number; patch_size: number;
   num_parameters: number | null; licence: string | null; source_file: string; engine: ModelInfo["engine"];
 }
@@ -61,7 +61,7 @@ export class LaptopBackend implements Backend {
   constructor(private readonly token: string) {}
 
   async listModels(): Promise<ModelSummary[]> {
-    return (await this.bundles()).map(toInfo);
+    return (await this.bundles()).map((bundle) => toInfo(bundle));
   }
 
   async open(id: string, options: OpenOptions = {}, signal?: AbortSignal): Promise<ModelInfo> {
@@ -71,8 +71,7 @@ export class LaptopBackend implements Backend {
     if (precision && !found.precisions.includes(precision)) {
       throw usageError(`${found.name} has no precision ${precision}: it has ${found.precisions.join(", ")}`);
     }
-    const info = toInfo(found);
-    this.model = precision ? { ...info, engine: { ...info.engine, precision } } : info;
+    this.model = toInfo(found, precision);
     return this.model;
   }
 
@@ -234,11 +233,11 @@ function one(pictures: readonly Picture[]): Picture {
   return found;
 }
 
-function toInfo(bundle: ServerBundle): ModelInfo {
-  const { id, name, sha256, bytes, width, height, channels, classes, precisions, guidance, denoise, licence, engine } = bundle;
+function toInfo(bundle: ServerBundle, precision = bundle.engine.precision): ModelInfo {
+  const { id, name, sha256, bytes, width, height, channels, classes, precisions, guidance, licence } = bundle;
   return {
-    id, name, sha256, bytes, removable: false, width, height, channels, classes, precisions, guidance, denoise,
-    licence, engine, trainingNoise: bundle.training_noise, numBlocks: bundle.num_blocks,
+    id, name, sha256, bytes, removable: false, width, height, channels, classes, precisions, guidance, licence,
+    denoise: bundle.denoise_precisions.includes(precision), engine: { ...bundle.engine, precision }, trainingNoise: bundle.training_noise, numBlocks: bundle.num_blocks,
     numPatches: bundle.num_patches, patchSize: bundle.patch_size, numParameters: bundle.num_parameters,
     sourceFile: bundle.source_file,
   };

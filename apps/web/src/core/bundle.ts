@@ -3,7 +3,7 @@
 import { bundleError, FlowshipError } from "./errors";
 import { commas, loadManifest, type Manifest, MANIFEST, MAX_MANIFEST_BYTES } from "./manifest";
 import { loadPlanFile, PLAN, type PlanFile } from "./plan";
-import { sha256 } from "./sha256";
+import { sha256, sha256OfFile } from "./sha256";
 
 /** Where the files of a bundle come from. */
 export interface FileSource {
@@ -31,7 +31,7 @@ export class Bundle {
     const entry = this.manifest.files.get(path);
     if (!entry) throw bundleError(`${path} is not declared in ${MANIFEST}`);
     const data = await this.source.read(path, entry.bytes);
-    checkFile(path, data.length, entry.bytes, sha256(data), entry.sha256);
+    checkFile(path, data.length, entry.bytes, await sha256OfFile(data), entry.sha256);
     return data;
   }
 

@@ -76,6 +76,14 @@ export function sha256(data: Uint8Array): string {
   return new Sha256().update(data).hex();
 }
 
+/** Of a file, by the browser's own code where it offers it (not without https), which is several times as fast. */
+export async function sha256OfFile(data: Uint8Array<ArrayBuffer>): Promise<string> {
+  const subtle = globalThis.crypto?.subtle as SubtleCrypto | undefined;
+  if (!subtle) return sha256(data);
+  const digest = new Uint8Array(await subtle.digest("SHA-256", data));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 export function isSha256(value: string): boolean {
   return /^[0-9a-f]{64}$/.test(value);
 }

@@ -8,6 +8,7 @@ import type {
 import type { Args, EventOf, FromWorker, Method, Result, ToWorker } from "./protocol";
 
 interface Pending {
+  readonly message: ToWorker;
   readonly tell: (event: unknown) => void;
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: unknown) => void;
@@ -15,23 +16,21 @@ interface Pending {
 
 /** Starts the worker; the model comes with open(). */
 export function openBrowserBackend(): BrowserBackend {
-  const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "flowship" });
-  return new WorkerBackend(worker, document.baseURI);
+  const start = () => new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "flowship" });
+  return new WorkerBackend(start, document.baseURI);
 }
 
 class WorkerBackend implements BrowserBackend {
   readonly kind = "browser";
   private readonly pending = new Map<number, Pending>();
   private lastId = 0;
+  private worker: Worker | null = null;
+  private fresh = true;
 
   constructor(
-    private readonly worker: Worker,
-    base: string,
-  ) {
-    worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.receive(data);
-    worker.onerror = (event) => this.fail(event.message || "the worker could not be started");
-    this.send({ kind: "start", base });
-  }
+    private readonly startWorker: () => Worker,
+    private readonly base: string,
+  ) {}
 
   readonly store: ModelStore = {
     list: () => this.call("listStored", []),
@@ -43,7 +42,15 @@ class WorkerBackend implements BrowserBackend {
     return this.call("listModels", []);
   }
 
-  open(id: string, options: OpenOptions = {}, signal?: AbortSignal) {
+  async open(id: string, options: OpenOptions = {}, signal?: AbortSignal) {
+    // A worker for each model: the first session of ONNX Runtime Web fixes the number of threads, and
+    // WebAssembly's memory never shrinks.
+    if (this.worker && !this.fresh) {
+      await this.close().catch(() => undefined); // what was asked before is answered before
+      this.end();
+      for (const { message } of this.pending.values()) this.send(message); // asked meanwhile
+    }
+    this.fresh = false;
     return this.call("open", [id, options], undefined, signal);
   }
 
@@ -87,17 +94,32 @@ class WorkerBackend implements BrowserBackend {
   ): Promise<Result<M>> {
     if (signal?.aborted) return Promise.reject(abortError());
     const id = ++this.lastId;
+    const message: ToWorker = { kind: "call", id, method, args };
     const cancel = () => this.send({ kind: "cancel", id });
     const answer = new Promise<Result<M>>((resolve, reject) => {
       this.pending.set(id, {
+        message,
         tell: (event) => tell?.(event as EventOf<M>),
         resolve: (result) => resolve(result as Result<M>),
         reject,
       });
     });
     signal?.addEventListener("abort", cancel);
-    this.send({ kind: "call", id, method, args });
+    this.send(message);
     return answer.finally(() => signal?.removeEventListener("abort", cancel));
+  }
+
+  private start(): Worker {
+    const worker = this.startWorker();
+    worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.receive(data);
+    worker.onerror = (event) => this.fail(event.message || "the worker could not be started");
+    worker.postMessage({ kind: "start", base: this.base } satisfies ToWorker);
+    return worker;
+  }
+
+  private end(): void {
+    this.worker?.terminate();
+    this.worker = null;
   }
 
   private receive(message: FromWorker): void {
@@ -113,6 +135,7 @@ class WorkerBackend implements BrowserBackend {
 
   /** The worker is gone: whoever waits is told. */
   private fail(message: string): void {
+    this.end(); // the next call starts another
     for (const { reject } of this.pending.values()) {
       reject(new FlowshipError("engine", `the browser's engine has stopped (${message}): reload the page`));
     }
@@ -120,6 +143,6 @@ class WorkerBackend implements BrowserBackend {
   }
 
   private send(message: ToWorker): void {
-    this.worker.postMessage(message);
+    (this.worker ??= this.start()).postMessage(message);
   }
 }

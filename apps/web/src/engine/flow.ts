@@ -98,9 +98,7 @@ export class Flow {
       classes: Array.from({ length: numClasses }, (_, i) => classNames[i] ?? `class ${i}`),
       precisions: onnxPrecisions(manifest),
       guidance: this.spec.guidance !== null,
-      denoise: this.spec.denoise !== null && manifest.artifacts.some(
-        (a) => a.engine === "onnx" && a.precision === this.info.precision && a.role === "vjp",
-      ),
+      denoise: this.canDenoise,
       trainingNoise: this.spec.trainingNoise,
       numBlocks: arBlocks(this.spec).length,
       numPatches: image.numPatches,
@@ -110,6 +108,14 @@ export class Flow {
       sourceFile: manifest.source.file,
       engine: this.info,
     };
+  }
+
+  /** Whether there is a vector-Jacobian graph for every block, as in apps/server/models.py. */
+  private get canDenoise(): boolean {
+    const { artifacts } = this.engine.bundle.manifest;
+    return this.spec.denoise !== null && arBlocks(this.spec).every(({ name }) => artifacts.some(
+      (a) => a.engine === "onnx" && a.precision === this.info.precision && a.role === "vjp" && a.stage === name,
+    ));
   }
 
   /** Let messages in, and throw where one of them was a cancel. */
@@ -136,6 +142,10 @@ export class Flow {
         `this model cannot denoise: its training noise is ${this.spec.trainingNoise.kind}, ` +
           "denoising needs Gaussian noise of a known std (flowship export --noise-std)",
       );
+    }
+    if (request.denoise && !this.canDenoise) {
+      const { name, precision } = this.info;
+      throw usageError(`the bundle ${this.engine.bundle.manifest.name} has no denoising graphs for ${name} ${precision}`);
     }
     const plan = request.plan ?? this.plan;
     const z = this.checkLatent(request.latent, request.input ?? "z");

@@ -74,9 +74,9 @@ export class OpfsStore {
     const manifest = loadManifest(new TextDecoder().decode(data));
     zip.checkSizes(manifest);
     const total = bundleBytes(manifest);
+    const root = await this.root(); // which says so where the browser keeps nothing
     await checkRoom(total);
     const id = sha256(data);
-    const root = await this.root();
     const folder = await root.getDirectoryHandle(id, { create: true });
     try {
       let done = 0;

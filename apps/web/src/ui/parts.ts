@@ -29,12 +29,35 @@ export function section(title: string, ...children: (Node | string | null)[]): H
 /** Buttons of one choice; a radio group to the keyboard and to screen readers. */
 export function chips<T>(
   legend: string, options: readonly (readonly [T, string])[], onChoose: (value: T) => void, chosen: T,
+  describedBy?: string,
 ): HTMLFieldSetElement {
   const name = newId("chips");
-  return h("fieldset", { class: "chips" }, h("legend", {}, legend),
+  return h("fieldset", { class: "chips", "aria-describedby": describedBy }, h("legend", {}, legend),
     ...options.map(([value, label]) => h("label", {},
       h("input", { type: "radio", name, checked: value === chosen, onchange: () => onChoose(value) }),
       h("span", {}, label))));
+}
+
+/** A labelled switch with a line below it, for which two lines are kept. */
+export class Switch {
+  private readonly note = h("p", { class: "note", id: newId("note") });
+  private readonly input = h("input", { type: "checkbox", role: "switch", "aria-describedby": this.note.id });
+  readonly element: HTMLElement;
+
+  constructor(label: string) {
+    this.element = h("div", { class: "switch" }, h("label", {}, label, this.input), this.note);
+  }
+
+  get on(): boolean {
+    return this.input.checked;
+  }
+
+  /** Where it is not offered it is off. */
+  offer(offered: boolean, note: string): void {
+    this.input.disabled = !offered;
+    this.input.checked &&= offered;
+    this.note.textContent = note;
+  }
 }
 
 /** A bar with the time that is left and a cancel button; room for it is always kept. */
@@ -59,6 +82,7 @@ export class ProgressBar {
         this.text.textContent = `${title}: ${Math.round(event.fraction * 100)} %, `
           + `${formatSeconds(event.secondsLeft)} left`;
       }
+      if (event.kind === "denoising") this.text.textContent = `${title}: denoising`;
       onProgress?.(event);
     };
     try {
@@ -103,6 +127,7 @@ export function recipeTable(recipe: Recipe, classes: readonly string[]): HTMLEle
   const rows: [string, string][] = [
     ["Model", recipe.bundle], ["Class", label === null ? "any" : (classes[label] ?? `class ${label}`)],
     ["Seed", recipe.seeds.join(", ")], ["Guidance", String(recipe.guidance)],
+    ["Denoised", recipe.denoise ? "yes" : "no"],
     ["Engine", `${recipe.engine} ${recipe.engineVersion}, ${recipe.device}`],
     ["Precision", recipe.precision], ["Bundle hash", recipe.bundleSha256.slice(0, 16)],
   ];

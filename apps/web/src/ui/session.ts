@@ -1,7 +1,8 @@
 /** What all pages share: the engine, the open model, and the one task that may run. */
 
 import { FlowshipError, messageOf, usageError } from "../core/errors";
-import type { Backend, BrowserBackend, ModelInfo, Progress } from "../engine/api";
+import type { Backend, BrowserBackend, ModelInfo, OpenOptions, Progress } from "../engine/api";
+import { chosenThreads, rememberThreads, type Threads } from "./threads";
 
 export type Task<T> = (onProgress: (event: Progress) => void, signal: AbortSignal) => Promise<T>;
 /** Where it computes: this browser's processor or graphics card, or the laptop behind the page. */
@@ -11,8 +12,12 @@ type Listener = () => void;
 export class Session {
   model: ModelInfo | null = null;
   place: Place;
+  /** Of the browser's engine. */
+  threads: Threads = chosenThreads();
   private current: Backend;
   private running = false;
+  /** Whether the model was opened with other threads than those chosen since. */
+  private stale = false;
   private readonly listeners = new Set<Listener>();
 
   constructor(
@@ -54,8 +59,23 @@ export class Session {
       this.current = next;
       this.place = place;
       this.model = null;
-      this.model = await next.open(chosen.id, place === "gpu" ? { device: "webgpu" } : {});
+      this.model = await next.open(chosen.id, this.options(place));
     });
+  }
+
+  /** Remembers the choice, and opens the browser's model again, after what is running now: arrow keys
+   * go through the choices on their way. */
+  useThreads(threads: Threads): void {
+    this.threads = threads;
+    rememberThreads(threads);
+    this.stale = true;
+    this.refresh();
+  }
+
+  private refresh(): void {
+    if (this.running || !this.stale) return;
+    this.stale = false;
+    if (this.place === "browser") void this.use("browser", this.model?.id);
   }
 
   /** Runs one task at a time. Errors become messages; undefined means it failed or was cancelled. */
@@ -76,11 +96,17 @@ export class Session {
     } finally {
       this.running = false;
       this.tell();
+      this.refresh();
     }
   }
 
   say(text: string, isError = false): void {
     this.announce(text, isError);
+  }
+
+  private options(place: Place): OpenOptions {
+    if (place === "gpu") return { device: "webgpu" };
+    return place === "browser" && this.threads !== null ? { threads: this.threads } : {};
   }
 
   private tell(): void {

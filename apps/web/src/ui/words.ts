@@ -23,6 +23,14 @@ export function formatSeconds(seconds: number): string {
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
+/** What the denoising switch does, or why this model has none; at most two lines of a phone. */
+export function describeDenoise(model: ModelInfo | null): string {
+  if (!model || model.denoise) return "One more step takes the training noise out of the picture.";
+  if (model.trainingNoise.kind !== "gaussian") return "Not with this model: its training noise was not Gaussian.";
+  const { name, precision } = model.engine;
+  return `Not with this bundle: no denoising graphs for ${name} ${precision}.`;
+}
+
 export interface Verdict {
   readonly title: string;
   readonly text: string;

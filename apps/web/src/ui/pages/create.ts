@@ -5,16 +5,16 @@ import type { GenerateRequest, Picture, Pixels, Progress } from "../../engine/ap
 import { fill, h, icon, newId } from "../dom";
 import { ICONS } from "../icons";
 import * as gallery from "../gallery_store";
-import { button, chips, dumpRecipe, ProgressBar, pictureOf, recipeTable, section } from "../parts";
+import { button, chips, dumpRecipe, ProgressBar, pictureOf, recipeTable, section, Switch } from "../parts";
 import { compare, describeDifference, paint, withChannels } from "../pixels";
 import type { Session } from "../session";
-import { formatSeconds } from "../words";
+import { describeDenoise, formatSeconds } from "../words";
 
 const MAX_COUNT = 64;
 
 export class CreatePage {
   private label: number | null = null;
-  private readonly classes = h("div", { class: "classes" });
+  private readonly classes = h("div", { class: "classes waiting" });
   private readonly seed = h("input", {
     id: newId("seed"), inputmode: "numeric", value: "7", autocomplete: "off", pattern: "[0-9]{1,20}",
   });
@@ -22,6 +22,7 @@ export class CreatePage {
     id: newId("guidance"), type: "range", min: 0, max: 5, step: 0.1, value: "1.5",
   });
   private readonly guidanceText = h("output", { for: this.guidance.id }, "1.5");
+  private readonly denoise = new Switch("Denoise");
   private readonly count = h("input", {
     id: newId("count"), type: "number", min: 1, max: MAX_COUNT, value: "1",
   });
@@ -45,6 +46,7 @@ export class CreatePage {
           h("div", { class: "row" }, this.seed, this.dice())),
         h("div", { class: "field" },
           h("label", { for: this.guidance.id }, "Guidance ", this.guidanceText), this.guidance),
+        this.denoise.element,
         h("div", { class: "field" }, h("label", { for: this.count.id }, "How many"), this.count),
         this.go),
       h("div", { class: "stage" }, this.canvas, this.blocks, this.bar.element, this.caption, this.strip,
@@ -111,7 +113,9 @@ export class CreatePage {
     fill(this.classes, options.length > 0
       && chips<number | null>("What", [...options, [null, "anything"]], (v) => (this.label = v), this.label));
     this.guidance.disabled = !model?.guidance;
+    this.denoise.offer(model?.denoise ?? false, describeDenoise(model));
     if (model) {
+      this.classes.classList.remove("waiting");
       this.canvas.width = model.width;
       this.canvas.height = model.height;
       fill(this.blocks, ...Array.from({ length: model.numBlocks }, () => h("li", {})));
@@ -130,7 +134,8 @@ export class CreatePage {
     const count = Math.min(MAX_COUNT, Math.max(1, Math.round(this.count.valueAsNumber || 1)));
     const guidance = this.session.opened.guidance && this.label !== null ? this.guidance.valueAsNumber : 0;
     const seeds = Array.from({ length: count }, (_, i) => (first + BigInt(i)) & MAX_SEED);
-    await this.run(seeds.map((seed) => ({ seed, label: this.label, guidance })));
+    const { label, denoise: { on: denoise } } = this;
+    await this.run(seeds.map((seed) => ({ seed, label, guidance, denoise })));
   }
 
   private async run(wanted: readonly GenerateRequest[]): Promise<Picture[] | undefined> {
@@ -160,6 +165,7 @@ export class CreatePage {
   }
 
   private showProgress(event: Progress): void {
+    if (event.kind === "denoising") this.caption.textContent = "Denoising";
     if (event.kind !== "progress") return;
     this.canvas.classList.add("growing");
     if (event.preview) paint(this.canvas, event.preview);

@@ -2,10 +2,11 @@
 
 import { messageOf } from "../../core/errors";
 import type { ModelSummary } from "../../engine/api";
-import { fill, h } from "../dom";
+import { fill, h, newId } from "../dom";
 import { ICONS } from "../icons";
 import { button, chips, chooseFile, ProgressBar, saveFile, section } from "../parts";
 import type { Place, Session } from "../session";
+import { ownThreadChoices } from "../threads";
 import { formatBytes } from "../words";
 
 const REPEATS = 5;
@@ -88,8 +89,21 @@ export class DevicePage {
       options.push(["gpu", "this browser's graphics card"]);
       show();
     });
-    return section("Engine", choice, text,
+    return section("Engine", choice, this.threads(), text,
       session.laptop ? null : h("p", { class: "note" }, "Start flowship serve on a laptop to use its native engine here."));
+  }
+
+  /** Only where browsers allow threads; of no use to the other engines. */
+  private threads(): HTMLElement | null {
+    const { session } = this;
+    const choices = ownThreadChoices();
+    if (choices.length === 0) return null;
+    const note = h("p", { class: "note", id: newId("note") },
+      "Of this browser's engine. Auto takes one for small models, which more would slow down, and up to 8 for large ones.");
+    const choice = chips("Threads", choices.map((n) => [n, n === null ? "auto" : String(n)] as const),
+      (threads) => session.useThreads(threads), session.threads, note.id);
+    session.watch(() => (choice.disabled = session.place !== "browser"));
+    return h("div", { class: "stacked" }, choice, note);
   }
 
   private row(model: ModelSummary): HTMLElement {
