@@ -1,0 +1,1 @@
+"""An aarch64 system under qemu-user, for tests of what another processor computes."""
