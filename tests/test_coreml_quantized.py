@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from coreml_conversion import relative_error
+from coreml_packages import COND, Floats
 
 from flowship.export.checkpoint import Checkpoint
 from flowship.export.families.tarflow import BlockWeights, TarFlowConfig
@@ -31,11 +32,6 @@ from flowship.runtime.errors import BundleError, CheckpointError, EngineError, U
 from flowship.runtime.manifest import Artifact
 from flowship.runtime.spec import ARBlock
 
-Floats = npt.NDArray[np.float32]
-
-GOLDEN = Path(__file__).parent / "golden"
-COND = GOLDEN / "tiny_cond_model_4_128_3_2_0.05.pth"
-EMBEDDED = Path(__file__).parents[1] / "apps" / "demo" / "fmnist_model_4_128_4_4_0.10.pth"
 TARGET = CoreMLTarget()
 SCHEMES = ("int8", "int4", "pal8", "pal6", "pal4", "mixed")
 MIXTURE = ("int8", "int4_g32", "pal8", "pal6", "pal4", None, "int4_g64", None)
@@ -130,10 +126,6 @@ def scheme(tmp_path_factory: pytest.TempPathFactory) -> Get:
         return done[precision]
 
     return get
-
-
-def relative_error(found: Floats, expected: Floats) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 @pytest.mark.parametrize("precision", SCHEMES)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import EngineError, UsageError
+from ..manifest import Artifact
 from ..spec import ARBlock
 from .base import ARStage, EngineInfo, EngineOptions, VJPStage, register_engine
+from .coreml_signature import check_signature
 from .coreml_stage import Array, StepStage, find_step, no_vjp
 from .mil import Executable, Package
 
@@ -50,8 +52,8 @@ class InterpreterEngine:
         path = self._bundle.artifact_path(artifact)
         if path not in self._packages:
             self._make_room()
-            self._packages[path] = _OpenPackage(path)
-        runner = _InterpreterRunner(self._packages[path])
+            self._packages[path] = _OpenPackage(path, artifact.path)
+        runner = _InterpreterRunner(self._packages[path], stage, artifact)
         return StepStage(runner, stage, artifact)
 
     def _make_room(self) -> None:
@@ -70,21 +72,24 @@ class InterpreterEngine:
 class _OpenPackage:
     """A package and those of its functions that have been used."""
 
-    def __init__(self, path: Path) -> None:
-        self.package = Package(path)
+    def __init__(self, path: Path, called: str) -> None:
+        self.package = Package(path, called=called)
         self._functions: dict[str, Executable] = {}
 
-    def function(self, name: str) -> Executable:
+    def function(self, name: str, stage: ARBlock, artifact: Artifact) -> Executable:
         if name not in self._functions:
-            self._functions[name] = Executable(self.package, name)
+            executable = Executable(self.package, name)
+            check_signature(executable, name, stage, artifact)
+            self._functions[name] = executable
         return self._functions[name]
 
 
 class _InterpreterRunner:
     """One state and the functions that share it."""
 
-    def __init__(self, package: _OpenPackage) -> None:
+    def __init__(self, package: _OpenPackage, stage: ARBlock, artifact: Artifact) -> None:
         self._package: _OpenPackage | None = package
+        self._stage, self._artifact = stage, artifact
         self.state: dict[str, Array] = {}
 
     def reset(self) -> None:
@@ -93,7 +98,7 @@ class _InterpreterRunner:
     def run(self, function: str, inputs: dict[str, Array]) -> Mapping[str, Array]:
         if self._package is None:
             raise EngineError("the stage is closed")
-        executable = self._package.function(function)
+        executable = self._package.function(function, self._stage, self._artifact)
         if not self.state:
             self.state = executable.make_state()
         return executable.run(inputs, self.state)

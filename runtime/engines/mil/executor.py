@@ -27,7 +27,7 @@ _MALFORMED = (
     TypeError,
     KeyError,
     AttributeError,
-    OverflowError,
+    ArithmeticError,  # a stride or factor of 0 among them
     MemoryError,
 )
 
@@ -67,7 +67,7 @@ class Executable:
 
     def __init__(self, package: Package, name: str) -> None:
         function = package.function(name)
-        self._package, self._where = package, f"{package.path.name}: {name}"
+        self._package, self._where = package, f"{package.called}: {name}"
         self.inputs = {v.name: v.type for v in function.inputs if not v.type.is_state}
         self.states = {v.name: v.type for v in function.inputs if v.type.is_state}
         if sum(prod(t.static_shape) for t in self.states.values()) > MAX_STATE_ELEMENTS:

@@ -29,14 +29,15 @@ class Package:
 
     Args:
         path: the ``.mlpackage`` folder.
+        called: how errors name it; by default its folder's name.
 
     Raises:
         BundleError: it is incomplete, damaged or not an ML program.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, called: str | None = None) -> None:
         self.path = Path(path)
-        self._where = self.path.name
+        self.called = self._where = called or self.path.name
         self._model = self._inside("Data", self._root_model())
         model = Message(_read(self._model, MAX_MODEL_BYTES), f"{self._where}/{self._model.name}")
         if 502 not in model:

@@ -4,7 +4,34 @@ An operator is a function whose parameters are named as in MIL. Float tensors co
 arrays (see ``types``), and the executor rounds what the program declares float16.
 """
 
-from . import constexpr, elementwise, movement, network
+from . import (
+    activations,
+    constexpr,
+    convolution,
+    elementwise,
+    movement,
+    network,
+    normalization,
+    ordering,
+    pooling,
+    resizing,
+    scatter,
+)
 from .registry import OPS, Op, find_op
 
-__all__ = ["OPS", "Op", "constexpr", "elementwise", "find_op", "movement", "network"]
+__all__ = [
+    "OPS",
+    "Op",
+    "activations",
+    "constexpr",
+    "convolution",
+    "elementwise",
+    "find_op",
+    "movement",
+    "network",
+    "normalization",
+    "ordering",
+    "pooling",
+    "resizing",
+    "scatter",
+]

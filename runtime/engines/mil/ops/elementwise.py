@@ -34,8 +34,13 @@ _BINARY: dict[str, Callable[[Array, Array], Array]] = {
 }
 _UNARY: dict[str, Callable[[Array], Array]] = {
     "abs": np.abs,
+    "acos": np.arccos,
+    "asin": np.arcsin,
+    "atan": np.arctan,
+    "atanh": np.arctanh,
     "ceil": np.ceil,
     "cos": np.cos,
+    "cosh": np.cosh,
     "exp": np.exp,
     "exp2": np.exp2,
     "floor": np.floor,
@@ -43,15 +48,33 @@ _UNARY: dict[str, Callable[[Array], Array]] = {
     "round": np.rint,
     "sign": np.sign,
     "sin": np.sin,
+    "sinh": np.sinh,
     "sqrt": np.sqrt,
     "square": np.square,
+    "tan": np.tan,
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "softplus": lambda x: np.logaddexp(x, np.float32(0)),
 }
+
+
+def _log_sum_exp(x: Array, axis: tuple[int, ...] | None, keepdims: bool) -> Array:
+    """log(sum(exp(x))) without overflow."""
+    largest = np.max(x, axis=axis, keepdims=True)
+    shift = np.where(np.isfinite(largest), largest, 0)
+    total = np.log(np.exp(x - shift).sum(axis=axis, keepdims=True)) + shift
+    return np.asarray(total if keepdims else np.squeeze(total, axis))
+
+
+# ops/defs/iOS15/reduction.py
 _REDUCTIONS: dict[str, Callable[..., Array]] = {
+    "reduce_l1_norm": lambda x, **along: np.abs(x).sum(**along),
+    "reduce_l2_norm": lambda x, **along: np.sqrt(np.square(x).sum(**along)),
+    "reduce_log_sum": lambda x, **along: np.log(np.sum(x, **along)),
+    "reduce_log_sum_exp": _log_sum_exp,
+    "reduce_sum_square": lambda x, **along: np.square(x).sum(**along),
     "reduce_mean": np.mean,
     "reduce_sum": np.sum,
     "reduce_max": np.max,
@@ -104,17 +127,17 @@ def clip(x: Array, alpha: Array, beta: Array) -> Array:
 
 
 @op("rsqrt")
-def rsqrt(x: Array, epsilon: Any = 0) -> Array:
+def rsqrt(x: Array, epsilon: Any = 1e-12) -> Array:
     return np.asarray(1 / np.sqrt(x + epsilon))
 
 
 @op("inverse")
-def inverse(x: Array, epsilon: Any = 0) -> Array:
+def inverse(x: Array, epsilon: Any = 1e-4) -> Array:
     return np.asarray(1 / (x + epsilon))
 
 
 @op("log")
-def log(x: Array, epsilon: Any = 0) -> Array:
+def log(x: Array, epsilon: Any = 1e-45) -> Array:
     return np.asarray(np.log(x + epsilon))
 
 
@@ -124,8 +147,18 @@ def leaky_relu(x: Array, alpha: Array) -> Array:
 
 
 @op("reduce_argmax")
-def reduce_argmax(x: Array, axis: Any = -1, keep_dims: Any = False) -> Array:
+def reduce_argmax(
+    x: Array, axis: Any = -1, keep_dims: Any = False, output_dtype: str = "int32"
+) -> Array:
+    """The executor converts indices to the declared type, which is what output_dtype repeats."""
     return np.asarray(np.argmax(x, integer(axis), keepdims=bool(keep_dims)))
+
+
+@op("reduce_argmin")
+def reduce_argmin(
+    x: Array, axis: Any = -1, keep_dims: Any = False, output_dtype: str = "int32"
+) -> Array:
+    return np.asarray(np.argmin(x, integer(axis), keepdims=bool(keep_dims)))
 
 
 # erf at multiples of 1/64 up to 4, where it is 1 in float32, and its slope there times 1/64

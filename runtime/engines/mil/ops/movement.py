@@ -1,8 +1,8 @@
-"""Operators that move values and compute nothing: shapes, slices, gathers."""
+"""Operators that move values and compute nothing: coremltools' ``tensor_transformation.py``."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,8 +39,12 @@ def squeeze(x: Array, axes: Array | None = None) -> Array:
 
 @op("concat", moves=True)
 def concat(values: list[Array], axis: Array, interleave: Any = False) -> Array:
+    """``interleave`` (tensors of one shape) takes the first slice of each, then the second, ..."""
     if interleave:
-        raise ValueError("interleave is not supported")
+        along = integer(axis) % values[0].ndim
+        shape = list(values[0].shape)
+        shape[along] *= len(values)
+        return np.stack(values, along + 1).reshape(shape)
     return np.concatenate([np.atleast_1d(v) for v in values], integer(axis))
 
 
@@ -104,59 +108,24 @@ def range_1d(start: Array, end: Array, step: Array) -> Array:
     return np.arange(first, last, stride)
 
 
+_PAD_MODES: dict[str, Literal["constant", "reflect", "edge"]] = {
+    "constant": "constant",
+    "reflect": "reflect",
+    "replicate": "edge",
+}
+
+
 @op("pad", moves=True)
 def pad(x: Array, pad: Array, mode: str = "constant", constant_val: Any = 0) -> Array:
-    """``pad`` holds two numbers for each of the last axes."""
-    if mode != "constant":
+    """``pad`` holds two numbers for each of the last axes; constant, reflect or replicate."""
+    if mode not in _PAD_MODES:
         raise ValueError(f"the mode {mode!r} is not supported")
     amounts = pad.reshape(-1, 2)
     widths = [(0, 0)] * (x.ndim - len(amounts)) + [(int(a), int(b)) for a, b in amounts]
     check_size([n + a + b for n, (a, b) in zip(x.shape, widths, strict=True)])
-    return np.pad(x, widths, constant_values=constant_val)
-
-
-@op("gather", moves=True)
-def gather(
-    x: Array,
-    indices: Array,
-    axis: Any = 0,
-    batch_dims: Any = 0,
-    validate_indices: Any = False,
-) -> Array:
-    """Indices outside are always an error here, whatever ``validate_indices`` says."""
-    if integer(batch_dims):
-        raise ValueError("batch_dims is not supported")
-    along = integer(axis)
-    check_size([*x.shape[:along], indices.size, *x.shape[along:][1:]])
-    return np.take(x, indices.astype(np.int64), along)
-
-
-@op("gather_along_axis", moves=True)
-def gather_along_axis(
-    x: Array, indices: Array, axis: Any = 0, validate_indices: Any = False
-) -> Array:
-    return np.take_along_axis(x, indices.astype(np.int64), integer(axis))
-
-
-@op("scatter")
-def scatter(
-    data: Array,
-    indices: Array,
-    updates: Array,
-    axis: Any = 0,
-    mode: str = "add",
-    validate_indices: Any = False,
-) -> Array:
-    if mode not in ("add", "update"):
-        raise ValueError(f"the mode {mode!r} is not supported")
-    result = np.array(data)
-    before = [slice(None)] * (integer(axis) % data.ndim)
-    where: Any = (*before, indices.astype(np.int64))
-    if mode == "add":
-        np.add.at(result, where, updates)
-    else:
-        result[where] = updates
-    return result
+    if mode == "constant":
+        return np.pad(x, widths, constant_values=constant_val)
+    return np.pad(x, widths, _PAD_MODES[mode])
 
 
 @op("band_part", moves=True)
