@@ -48,6 +48,14 @@ def test_package_contents(interpreted: Exports, tmp_path: Path) -> None:
         assert (exported.root / file).read_bytes() == (again.root / file).read_bytes()
 
 
+def test_a_relative_path_finds_the_weights(
+    interpreted: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = interpreted(UNCOND, 0)
+    monkeypatch.chdir(exported.package.parent)
+    assert Executable(Package(exported.package.name), "step1").states
+
+
 def test_coremltools_reads_the_package(interpreted: Exports) -> None:
     """Apple's own reader accepts the folder, and its validation the program."""
     exported = interpreted(UNCOND, 0)

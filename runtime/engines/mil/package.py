@@ -120,7 +120,8 @@ class Package:
             prefix = "@model_path/"
             if not file.startswith(prefix):
                 raise BundleError(f"{self._where}: weights file {file!r} is not in the package")
-            path = self._inside(self._model.parent, file.removeprefix(prefix))
+            folder = self._model.parent.relative_to(self.path)
+            path = self._inside(folder, file.removeprefix(prefix))
             mapped: Any = np.memmap(path, np.uint8, "r") if path.stat().st_size else b""
             self._weights[file] = memoryview(mapped)
         return self._weights[file]
