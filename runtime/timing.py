@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .engines.base import ARStage
+from .flow import Flow, draw_noise
 from .guidance import Guidance
 from .model import Model
 from .normal import normals
@@ -49,6 +50,23 @@ def time_windows(
                 found = _burst(_InTheMiddle(stage, middle, T), x, guidance, window)
                 samples[window] += found[len(found) // 2 :] if turn else []
     return {window: median(found) for window, found in samples.items()}
+
+
+def time_pictures(flow: Flow, guided: bool, turns: int = TURNS) -> float:
+    """Median seconds of a whole picture with the flow's plan; the first one is not counted."""
+    noise = draw_noise([0], flow.spec)
+    label = 0 if flow.spec.num_classes else None
+    samples = []
+    for _ in range(turns + 1):
+        start = time.perf_counter()
+        flow.decode(
+            noise,
+            label=label,
+            guidance=GUIDED.scale if guided else 0.0,
+            attn_temp=GUIDED.attn_temp if guided else 1.0,
+        )
+        samples.append(time.perf_counter() - start)
+    return median(samples[1:])
 
 
 class _InTheMiddle:

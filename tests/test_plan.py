@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 
 from flowship.runtime import BundleError, Flow
 from flowship.runtime.cli import main
+from flowship.runtime.commands import plan as plan_command
 from flowship.runtime.convergence import profile_windows
 from flowship.runtime.images import to_uint8
+from flowship.runtime.model import Model
 from flowship.runtime.plan import Convergence, Plan, PlanFile, Profile
 from flowship.runtime.planner import choose_windows, chosen_windows, planned_seconds
 from flowship.runtime.saved_plans import load_saved_plan, plans_folder
+from flowship.runtime.spec import ARBlock
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +85,31 @@ def test_plan_command_saves_what_generate_uses(
         assert flow.engine.info.threads == 1
     with Flow.open(plan="default") as flow:
         assert flow.plan.windows == {}
+
+
+def test_whole_pictures_decide_between_threads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calls of one block say 2 threads; a picture, whose blocks' threads disturb each other, no."""
+    call, picture = {1: 1e-4, 2: 5e-5}, {1: 0.02, 2: 0.05}
+
+    def time_windows(
+        model: Model, block: ARBlock, windows: Sequence[int], guided: bool
+    ) -> dict[int, float]:
+        return dict.fromkeys(windows, call[model.engine.info.threads])
+
+    def time_pictures(flow: Flow, guided: bool) -> float:
+        return picture[flow.engine.info.threads]
+
+    monkeypatch.setattr(plan_command, "time_windows", time_windows)
+    monkeypatch.setattr(plan_command, "time_pictures", time_pictures)
+    assert main(["plan", "--threads", "1,2", "--json", "-q"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["threads"] == 1 and report["measured_seconds"] == 0.02
+    monkeypatch.setattr(plan_command, "LONG_PICTURE", 0.0)  # too long to make one: calls decide
+    assert main(["plan", "--threads", "1,2", "--json", "-q"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["threads"] == 2 and report["measured_seconds"] is None
 
 
 def test_like_takes_the_plan_from_the_picture(

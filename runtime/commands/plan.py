@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..engines import EngineOptions, find_engine
 from ..engines.onnx import OnnxEngine
 from ..engines.onnx_packed import packed_folder
 from ..errors import UsageError
-from ..flow import choose_precision, default_plan, made_for
+from ..flow import Flow, choose_precision, default_plan, made_for
 from ..model import Model
 from ..plan import PLAN, Plan, PlanFile, Profile
 from ..plan_plot import plan_svg
@@ -31,22 +31,32 @@ from ..planner import (
 from ..progress import ProgressLine
 from ..saved_plans import SavedPlan, save_plan
 from ..table import format_bytes, format_table
-from ..timing import time_windows
+from ..timing import time_pictures, time_windows
 from .options import add_bundle, add_report, print_json
+
+LONG_PICTURE = 2.0  # seconds above which a whole one is not measured
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One way to run the engine, with its options for every block."""
+    """One way to run the engine, with its options for every block.
+
+    Attributes:
+        pictures: measured seconds of a whole one, without and with guidance; None where that takes
+            too long.
+    """
 
     threads: int
     spinning: bool
     plain: list[Option]
     guided: list[Option]
+    pictures: tuple[float | None, float | None] = (None, None)
 
     @property
     def seconds(self) -> float:
-        return planned_seconds(self.plain) + planned_seconds(self.guided)
+        """Of both pictures: measured, else the sum of their calls."""
+        planned = planned_seconds(self.plain), planned_seconds(self.guided)
+        return sum(m or p for m, p in zip(self.pictures, planned, strict=True))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +160,19 @@ def _candidates(
                 progress.update(fraction, f"timing calls, {count} threads")
                 times = _times(model, profile, guided)
                 found.append(choose_windows(bundle.spec, profile, times, guided))
-        yield _Candidate(count, spinning, *found)
+            plain, with_guidance = found
+            candidate = _Candidate(count, spinning, plain, with_guidance)
+            plan = _plan(default_plan(bundle, arguments.engine, precision), candidate)
+            yield replace(candidate, pictures=_pictures(Flow(bundle, engine, plan), candidate))
+
+
+def _pictures(flow: Flow, candidate: _Candidate) -> tuple[float | None, float | None]:
+    """Whole pictures show what calls of one block do not: threads of the block before that spin."""
+    plain, guided = (
+        time_pictures(flow, is_guided) if planned_seconds(options) <= LONG_PICTURE else None
+        for is_guided, options in ((False, candidate.plain), (True, candidate.guided))
+    )
+    return plain, guided
 
 
 def _times(model: Model, profile: Profile, guided: bool) -> dict[str, dict[int, float]]:
@@ -226,22 +248,28 @@ def _report(
             "spinning": best.spinning,
             "plan": asdict(plan),
             "seconds": planned_seconds(best.plain),
+            "measured_seconds": best.pictures[0],
             "sequential_seconds": sequential_seconds(best.plain),
             "guided_seconds": planned_seconds(best.guided),
+            "guided_measured_seconds": best.pictures[1],
             "guided_sequential_seconds": sequential_seconds(best.guided),
             "options": [asdict(option) for option in best.plain + best.guided],
             "saved": str(saved) if saved else None,
         }
         print_json(report)
         return
-    for title, options in (("without guidance", best.plain), ("with guidance", best.guided)):
+    titles = ("without guidance", "with guidance")
+    for title, options, measured in zip(
+        titles, (best.plain, best.guided), best.pictures, strict=True
+    ):
         threads = f"{best.threads} thread{'s' * (best.threads > 1)}{', spinning' * best.spinning}"
         print(f"{name}, {title}, {threads}")
         print(_table(options))
         planned, sequential = planned_seconds(options), sequential_seconds(options)
+        whole = f", {1000 * measured:.1f} ms measured" if measured else ""
         print(
             f"a picture: {1000 * planned:.1f} ms planned, "
-            f"{1000 * sequential:.1f} ms sequential ({sequential / planned:.2f}x)\n"
+            f"{1000 * sequential:.1f} ms sequential ({sequential / planned:.2f}x){whole}\n"
         )
     if all(window == 1 for window in [*plan.windows.values(), *plan.guided_windows.values()]):
         print("no window pays on this device: sampling stays sequential")
