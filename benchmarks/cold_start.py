@@ -11,13 +11,12 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from ..runtime.errors import EngineError
+from ..runtime.peak_memory import peak_bytes
 from .contender import BundlePath, FlowContender, Subject
 from .grid import Case
 
-STATUS = Path("/proc/self/status")
 TIMEOUT = 3600.0  # seconds
 
 
@@ -60,38 +59,15 @@ def cold_start(path: BundlePath, case: Case, subject: Subject) -> ColdStart:
     return ColdStart(1000 * seconds, told["load_ms"], told["peak_memory_mb"])
 
 
-def peak_memory_mb() -> float | None:
-    """Largest resident size of this process so far, in units of 10^6 bytes."""
-    if STATUS.is_file():
-        # not getrusage(): its peak includes the parent's from before exec (Linux)
-        for line in STATUS.read_text("ascii", "replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-        return None
-    if sys.platform == "win32":
-        return _windows_peak_mb()
-    import resource  # Unix only
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def _windows_peak_mb() -> float | None:
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return float(psutil.Process().memory_info().peak_wset) / 1e6
-
-
 def main(text: str) -> None:
     what = json.loads(text)
     start = time.perf_counter()
     contender = FlowContender(what["path"], Case(**what["case"]), Subject(**what["subject"]))
     load = time.perf_counter() - start
     contender.run()
-    peak = peak_memory_mb()
-    print(json.dumps({"load_ms": 1000 * load, "peak_memory_mb": peak}), flush=True)
+    peak = peak_bytes()
+    told = {"load_ms": 1000 * load, "peak_memory_mb": None if peak is None else peak / 1e6}
+    print(json.dumps(told), flush=True)
     contender.close()
 
 

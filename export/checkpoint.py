@@ -1,4 +1,4 @@
-"""A trained checkpoint: what it is, and its weights as float32, one block at a time.
+"""A trained checkpoint: what it is, and its weights as float32, one block or one matrix at a time.
 
 Taken as they are: a bare state_dict, the same inside other dictionaries ({'model': ...}), and the
 name parts that wrappers add (``module.``); from ``.pth`` and ``.safetensors`` files.
@@ -7,7 +7,7 @@ name parts that wrappers add (``module.``); from ``.pth`` and ``.safetensors`` f
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from .families.tarflow import (
     infer_config,
     is_mask,
 )
+from .lazy import LazyMapping
 from .safetensors_file import SafetensorsFile
 from .tensor_file import TensorFile, TensorInfo, UnchangedFile
 from .torch_file import LEGACY_MAGIC, ZIP_MAGIC, TorchFile
@@ -37,6 +38,8 @@ from .torch_file import LEGACY_MAGIC, ZIP_MAGIC, TorchFile
 # DataParallel, torch.compile, FSDP and activation checkpointing add these to names.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# A larger block is read matrix by matrix. Not all are: each reading of a .pth file maps it anew.
+WHOLE_BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Checkpoint:
         Raises:
             CheckpointError: one of them is not a positive number.
         """
-        var = self._read(["var"])["var"]
+        var = self._array("var")
         if not (var > 0).all():
             raise CheckpointError(
                 f"{self.path.name}: var holds {var.min()}, expected only variances above 0"
@@ -114,14 +117,17 @@ class Checkpoint:
     def block(self, block: int) -> BlockWeights:
         """The weights of a block, 0 is next to the image.
 
-        They take 4 bytes per parameter until the last reference to them goes: let go of one block
-        before asking for the next.
+        Those of a block of more than WHOLE_BLOCK_BYTES are read from the file whenever they are
+        asked for, and checked then; the others are in memory until the last reference to them goes.
 
         Raises:
             CheckpointError: a weight is NaN or infinite (the message names the tensor).
         """
         names = block_tensor_names(expected_shapes(self.config), block)
-        return block_weights(self._read(names), block)
+        tensors: Mapping[str, Floats] = LazyMapping(names, self._array)
+        if 4 * self.config.block_parameters <= WHOLE_BLOCK_BYTES:
+            tensors = dict(self._read(names))
+        return block_weights(tensors, block)
 
     def check_finite(self) -> None:
         """Read every weight once.
@@ -131,11 +137,15 @@ class Checkpoint:
         """
         self.var()
         for block in range(self.config.num_blocks):
-            self.block(block)
+            for _ in self.block(block).network.values():
+                pass  # reading checks it
 
-    def _read(self, names: Iterable[str]) -> dict[str, Floats]:
+    def _array(self, name: str) -> Floats:
+        ((_, array),) = self._read([name])
+        return array
+
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Floats]]:
         names_by_stored = {self._stored_names[name]: name for name in names}
-        arrays: dict[str, Floats] = {}
         for stored, tensor in self._file.read(names_by_stored):
             name = names_by_stored[stored]
             array: Floats = tensor.to(torch.float32).contiguous().numpy()
@@ -144,8 +154,7 @@ class Checkpoint:
                     f"{self.path.name}: {bad} of {array.size} values of {name} are NaN or infinite "
                     "in float32: the training diverged or the file is damaged"
                 )
-            arrays[name] = array
-        return arrays
+            yield name, array
 
 
 def _open_file(path: Path) -> TensorFile:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ..runtime.engines.base import ARStage, Engine
 from ..runtime.errors import ParityError
 from ..runtime.images import psnr_db
 from ..runtime.manifest import EngineName
 from ..runtime.normal import normals
-from .reference import ReferenceBlock
+from .reference import LayeredReference
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,14 +42,26 @@ class BlockError:
     """What was measured on one block.
 
     Attributes:
+        checked_with: name and version of the engine that ran it.
         max_abs_error: of (xa, xb).
         psnr_db: of the patches that these parameters give (peak 2).
         gradient_error: of the vector-Jacobian product, relative to its largest value; or None.
     """
 
+    checked_with: str
     max_abs_error: float
     psnr_db: float
     gradient_error: float | None
+
+    def worst(self, other: BlockError) -> BlockError:
+        """Of each number the worse one, of two blocks that the same engine ran."""
+        gradients = [g for g in (self.gradient_error, other.gradient_error) if g is not None]
+        return BlockError(
+            self.checked_with,
+            max(self.max_abs_error, other.max_abs_error),
+            min(self.psnr_db, other.psnr_db),
+            max(gradients, default=None),
+        )
 
 
 def fresh_noise(seed: int, *shape: int) -> Floats:
@@ -59,8 +70,8 @@ def fresh_noise(seed: int, *shape: int) -> Floats:
 
 
 def check_block(
-    engine: Engine,
-    reference: ReferenceBlock,
+    open_engine: Callable[[], Engine],
+    reference: LayeredReference,
     *,
     patches: int,
     at_once: bool,
@@ -70,20 +81,26 @@ def check_block(
     """Run one block's artifacts on fresh patches and compare with torch.
 
     Args:
+        open_engine: called once for the step graphs and once for the gradient, so that the weights
+            of the former are let go before the latter needs memory.
         patches: how many of the T patches go through windows of every length.
         at_once: run all T patches in one more call (a chain of calls where windows are static).
         denoise: check the vector-Jacobian graph too.
         seed: of the patches.
     """
-    config = reference.module.config
+    config = reference.config
     x = fresh_noise(seed, 1, config.num_patches + 1, config.patch_dim)
     label = 0 if config.num_classes else None
-    errors, psnrs = [], []
-    for found, wanted in _step_pairs(engine, reference, x, label, patches, at_once):
-        errors.append(float(np.abs(found - wanted).max()))
-        psnrs.append(psnr_db(_apply(x, found), _apply(x, wanted)))
-    gradient = _gradient_error(engine, reference, x[0, :-1], label, seed) if denoise else None
-    return BlockError(max(errors), min(psnrs), gradient)
+    errors, psnrs, gradient = [], [], None
+    with closing(open_engine()) as engine:
+        checked_with = f"{engine.info.name}: {engine.info.version}"
+        for found, wanted in _step_pairs(engine, reference, x, label, patches, at_once):
+            errors.append(float(np.abs(found - wanted).max()))
+            psnrs.append(psnr_db(_apply(x, found), _apply(x, wanted)))
+    if denoise:
+        with closing(open_engine()) as engine:
+            gradient = _gradient_error(engine, reference, x[0, :-1], label, seed)
+    return BlockError(checked_with, max(errors), min(psnrs), gradient)
 
 
 def _apply(x: Floats, ab: Floats) -> Floats:
@@ -95,31 +112,32 @@ def _apply(x: Floats, ab: Floats) -> Floats:
 
 def _step_pairs(
     engine: Engine,
-    reference: ReferenceBlock,
+    reference: LayeredReference,
     x: Floats,
     label: int | None,
     count: int,
     at_once: bool,
 ) -> Iterator[tuple[Floats, Floats]]:
     """(found, wanted) for the plain and the guided graph; [1, W, 2D] each."""
-    classes = reference.weights.classes
-    row = -1 if label is None else label
+    classes, T = reference.weights.classes, len(reference.weights.pos)
+    branches = [-1 if label is None else label, -1]
+    q_scale = np.array([1, 1 / ATTN_TEMP], np.float32)
+    # Once for all: what comes later in the sequence changes nothing of what is before.
+    length = T if at_once else count
+    context = reference.context(branches)[:, :length]
+    wanted = reference.parameters(np.repeat(x[:, :length], 2, 0), context, q_scale)[:, None]
     with closing(engine.open(reference.block)) as stage:
-        rows = classes[row][None, None]
-        stage.begin(reference.weights.pos, rows, np.ones(1, np.float32))
+        stage.begin(reference.weights.pos, classes[branches[:1]][:, None], q_scale[:1])
         found = _run_chain(stage, x, count)
-        T = len(reference.weights.pos)
         if at_once and not (stage.windows and count == T):  # where it would be the same chain again
             every = np.concatenate(stage.step(np.ascontiguousarray(x[:, :T]), 0), -1)
-            yield every[0], _wanted(reference, x, classes[row], T, 1.0)
-    yield found[0], _wanted(reference, x, classes[row], count, 1.0)
-    opened = engine.open(reference.block, branches=2, scaled_queries=True)
-    with closing(opened) as stage:
-        rows = classes[[row, -1]][:, None]
-        stage.begin(reference.weights.pos, rows, np.array([1, 1 / ATTN_TEMP], np.float32))
+            yield every[0], wanted[0]
+    yield found[0], wanted[0, :, :count]
+    with closing(engine.open(reference.block, branches=2, scaled_queries=True)) as stage:
+        stage.begin(reference.weights.pos, classes[branches][:, None], q_scale)
         found = _run_chain(stage, x, count)
-    yield found[0], _wanted(reference, x, classes[row], count, 1.0)
-    yield found[1], _wanted(reference, x, classes[-1], count, 1 / ATTN_TEMP)
+    for branch in range(2):
+        yield found[branch], wanted[branch, :, :count]
 
 
 def _run_chain(stage: ARStage, x: Floats, count: int) -> Floats:
@@ -142,30 +160,15 @@ def _windows(menu: Sequence[int], count: int) -> list[int]:
     return windows
 
 
-def _wanted(
-    reference: ReferenceBlock, x: Floats, row: Floats, count: int, q_scale: float
-) -> Floats:
-    context = torch.from_numpy((reference.weights.pos + row)[None, :count])
-    with torch.no_grad():
-        scale = torch.tensor([q_scale], dtype=torch.float32)
-        xa, xb, _ = reference.module(torch.from_numpy(x[:, :count]), context, None, scale)
-    return torch.cat([xa, xb], -1).numpy()
-
-
 def _gradient_error(
-    engine: Engine, reference: ReferenceBlock, x: Floats, label: int | None, seed: int
+    engine: Engine, reference: LayeredReference, x: Floats, label: int | None, seed: int
 ) -> float:
-    T, D = x.shape
-    context = reference.context([label])[0]
-    grad_xa, grad_xb = fresh_noise(seed + 1, 2, T, D)
+    context = reference.context([-1 if label is None else label])[0]
+    grads = fresh_noise(seed + 1, 2, *x.shape)
     with closing(engine.open_vjp(reference.block)) as vjp:
-        found = vjp.run(x, context, grad_xa, grad_xb)
-    leaf = torch.from_numpy(x[None]).clone().requires_grad_(True)
-    xa, xb, _ = reference.module(leaf, torch.from_numpy(context[None]))
-    total = (xa[0] * torch.from_numpy(grad_xa)).sum() + (xb[0] * torch.from_numpy(grad_xb)).sum()
-    (wanted,) = torch.autograd.grad(total, [leaf])
-    error = np.abs(found - wanted[0].numpy()).max() / max(float(wanted.abs().max()), 1e-30)
-    return float(error)
+        found = vjp.run(x, context, *grads)
+    wanted = reference.gradient(x, context, *grads)
+    return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-30))
 
 
 def refuse_if_bad(what: str, target: EngineName, precision: str, measured: BlockError) -> None:

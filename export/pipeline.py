@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from ..runtime.convergence import measure_floor, measure_profile
 from ..runtime.engines import EngineOptions, find_engine
 from ..runtime.engines.base import Engine
 from ..runtime.errors import ParityError, UsageError
+from ..runtime.golden_steps import STEPS_LIMIT, write_golden_steps
 from ..runtime.hashing import sha256_of
 from ..runtime.manifest import (
     MANIFEST,
@@ -34,6 +36,7 @@ from ..runtime.manifest import (
 )
 from ..runtime.model import Model
 from ..runtime.normal import normals
+from ..runtime.peak_memory import PeakTask, measure_peak
 from ..runtime.plan import PLAN, PlanFile
 from ..runtime.progress import ProgressLine
 from ..runtime.spec import ARBlock
@@ -49,7 +52,7 @@ from .quantize.data import MAX_PICTURES, PictureSet, read_pictures
 from .quantize.frontier_plot import frontier_svg
 from .quantize.search import SearchLimit
 from .quantize.sensitivity import costliest
-from .reference import ReferenceBlock
+from .reference import LayeredReference
 from .targets import TARGETS, Target, TargetOptions, checking_engine
 
 Floats = npt.NDArray[np.float32]
@@ -58,6 +61,9 @@ GOLDEN_NOISE_SEED = 0x0123456789ABCDEF
 # Whole images are compared where torch makes one in a second; larger models get spot checks.
 # Multiplications of a picture: parameters times patches.
 FULL_CHECK_CALLS, FULL_CHECK_MULTIPLICATIONS = 4096, 8_000_000_000
+# Peak memory is rounded up to it. The same process differs by 0.3 MB from run to run, and Python with
+# ONNX Runtime takes 75 MB.
+PEAK_UNIT = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -254,6 +260,8 @@ class _Export:
         if self.whole:
             self._write_profile(bundle)
             manifest = self._add_golden_pictures(manifest)
+        manifest = self._add_golden_steps(manifest)
+        manifest = self._add_peak_memory(manifest)
         (self.root / MANIFEST).write_text(manifest.dumps())
         self.progress.clear()
         return Report(manifest, self.mixtures)
@@ -370,48 +378,39 @@ class _Export:
         found = bundle.manifest.find(job.target.engine, job.precision, "vjp", stage)
         return bool(found)
 
-    def _check_blocks(self, bundle: Bundle) -> dict[Job, tuple[BlockError, str]]:
-        """The worst block of each job (and the engine that ran it); raises ParityError."""
-        worst: dict[Job, tuple[BlockError, str]] = {}
+    def _check_blocks(self, bundle: Bundle) -> dict[Job, BlockError]:
+        """The worst of each job's blocks; raises ParityError."""
+        worst: dict[Job, BlockError] = {}
         total, done = len(self.jobs) * len(self.spec.ar_blocks), 0
         for stage in self.spec.ar_blocks:
             trained = self.checkpoint.block(stage.block)
-            reference: ReferenceBlock | None = None
-            last: dict[str, str] = {}
             for job in self.jobs:
-                formats = dict(self._formats(job, stage))
-                if reference is None or formats != last:
-                    reference = None  # before the next one is made
-                    own = self._weights(job, stage, trained)
-                    reference, last = ReferenceBlock(self.checkpoint, stage, own), formats
-                    del own
                 fraction = self.converting + self.checking * done / total
                 self.progress.update(fraction, f"checking {stage.name}, {job}")
-                # An engine of its own for each block: closing it frees the block before the next.
-                with closing(self._open_engine(bundle, job)) as engine:
-                    found = check_block(
-                        engine,
-                        reference,
-                        patches=self._patches_checked,
-                        at_once=self.whole or stage == self.spec.ar_blocks[0],
-                        denoise=self._has_denoise(bundle, job),
-                        seed=stage.block,
-                    )
-                    worst[job] = _worse(worst.get(job), found, engine)
+                own = self._weights(job, stage, trained)
+                # Engines of its own for each block: closing them frees it before the next.
+                found = check_block(
+                    partial(self._open_engine, bundle, job),
+                    LayeredReference(self.config, stage, own),
+                    patches=self._patches_checked,
+                    at_once=self.whole or stage == self.spec.ar_blocks[0],
+                    denoise=self._has_denoise(bundle, job),
+                    seed=stage.block,
+                )
                 refuse_if_bad(f"{job}, {stage.name}", job.target.engine, job.precision, found)
+                worst[job] = found.worst(worst.get(job, found))
                 done += 1
-            del reference, trained  # before the next block is read
+                del own
+            del trained  # before the next block is read
         return {job: worst[job] for job in self.jobs}
 
-    def _judge(
-        self, bundle: Bundle, errors: dict[Job, tuple[BlockError, str]]
-    ) -> Iterator[Quality]:
+    def _judge(self, bundle: Bundle, errors: dict[Job, BlockError]) -> Iterator[Quality]:
         judge = Judge(self.checkpoint, self.judging) if self.whole else None
-        for i, (job, (error, version)) in enumerate(errors.items()):
+        for i, (job, error) in enumerate(errors.items()):
             quality = Quality(
                 engine=job.target.engine,
                 precision=job.precision,
-                checked_with=version,
+                checked_with=error.checked_with,
                 check="full" if self.whole else "spot",
                 inputs=self._describe_inputs(bundle, job),
                 max_abs_error=error.max_abs_error,
@@ -502,6 +501,18 @@ class _Export:
     def _tell_profile(self, fraction: float) -> None:
         self.progress.update(0.9 + 0.08 * fraction, "measuring convergence in windows")
 
+    def _add_golden_steps(self, manifest: Manifest) -> Manifest:
+        """Affine parameters for verify, of those engines that have a measured limit for them."""
+        bundle, paths = Bundle(self.root, manifest), []
+        for job in self.jobs:
+            if checking_engine(job.target.engine) not in STEPS_LIMIT:
+                continue
+            self.progress.update(0.99, f"golden parameters, {job}")
+            with closing(self._open_engine(bundle, job)) as engine:
+                made_for = job.target.engine
+                paths.append(write_golden_steps(bundle, engine, self.root, made_for))
+        return replace(manifest, files=manifest.files | {p: self._file_entry(p) for p in paths})
+
     def _add_golden_pictures(self, manifest: Manifest) -> Manifest:
         files = manifest.files | {PLAN: self._file_entry(PLAN)}
         bundle = Bundle(self.root, replace(manifest, files=files))
@@ -515,6 +526,25 @@ class _Export:
         files = manifest.files | {path: self._file_entry(path) for path in changed}
         return replace(manifest, golden=golden, files=files)
 
+    def _add_peak_memory(self, manifest: Manifest) -> Manifest:
+        """By processes that open the bundle, which is complete but for this number.
+
+        Only where precisions are compared: a number that is measured may differ from one export to
+        the next, and with it the bundle's identity.
+        """
+        if not any(job.is_quantized for job in self.jobs):
+            return manifest
+        (self.root / MANIFEST).write_text(manifest.dumps())
+        patches, found = None if self.whole else self._patches_checked, []
+        for quality in manifest.quality:
+            self.progress.update(0.99, f"peak memory, {quality.engine} {quality.precision}")
+            name = checking_engine(quality.engine)
+            peak = measure_peak(PeakTask(str(self.root), name, quality.precision, patches))
+            if peak is not None:
+                peak = -(-peak // PEAK_UNIT) * PEAK_UNIT
+            found.append(replace(quality, peak_memory_bytes=peak))
+        return replace(manifest, quality=tuple(found))
+
 
 _NO_PICTURES = PictureSet(np.empty((0, 0, 0), np.float32), (), "none")
 
@@ -523,18 +553,3 @@ def _method(request: ExportRequest, whole: bool) -> Method:
     if request.method == "auto":
         return "gptq" if whole else "rtn"
     return request.method
-
-
-def _worse(
-    known: tuple[BlockError, str] | None, found: BlockError, engine: Engine
-) -> tuple[BlockError, str]:
-    if known is None:
-        return found, f"{engine.info.name}: {engine.info.version}"
-    old = known[0]
-    gradients = [g for g in (old.gradient_error, found.gradient_error) if g is not None]
-    worst = BlockError(
-        max(old.max_abs_error, found.max_abs_error),
-        min(old.psnr_db, found.psnr_db),
-        max(gradients, default=None),
-    )
-    return worst, known[1]

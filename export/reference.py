@@ -1,17 +1,19 @@
-"""The trained model in float32 torch, block by block: what exports are compared with."""
+"""The trained model in float32 torch, block by block or layer by layer: what exports are compared
+with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from ..runtime.errors import CheckpointError
 from ..runtime.spec import ARBlock
 from .checkpoint import Checkpoint
-from .families.tarflow import BlockWeights, KVCache, TarFlowBlock
+from .families.tarflow import BlockWeights, KVCache, TarFlowBlock, TarFlowConfig
 
 Floats = npt.NDArray[np.float32]
 
@@ -65,6 +67,63 @@ class ReferenceBlock:
         xa[:, 1:], xb[:, 1:] = found_a[:, :-1], found_b[:, :-1]
         z = (x - xb) * np.exp(-xa)
         return (z[:, ::-1].copy() if flip else z), xa
+
+
+class LayeredReference:
+    """One block in float32 torch with one layer in memory at a time; activations are handed on.
+
+    Args:
+        weights: quantized matrices count as the values that they stand for.
+    """
+
+    def __init__(self, config: TarFlowConfig, block: ARBlock, weights: BlockWeights) -> None:
+        self.config, self.block, self.weights = config, block, weights
+        self._layers = [f"attn_blocks.{i}" for i in range(config.layers_per_block)]
+
+    def context(self, rows: Sequence[int]) -> Floats:
+        """[N, T, C] position rows with the class rows of these numbers (-1: unconditional)."""
+        return self.weights.pos[None] + self.weights.classes[list(rows)][:, None]
+
+    def parameters(self, x: Floats, context: Floats, q_scale: Floats) -> Floats:
+        """[N, W, 2D] xa and xb of known patches from position 0 on; q_scale [N] is on queries."""
+        *_, h = self._hidden(x, context, torch.from_numpy(q_scale))
+        y = self._part("proj_out")(h)
+        ab: Tensor = y if self.config.nvp else torch.cat([torch.zeros_like(y), y], -1)
+        return ab.numpy()
+
+    def gradient(self, x: Floats, context: Floats, grad_xa: Floats, grad_xb: Floats) -> Floats:
+        """[T, D] vector-Jacobian product of (xa, xb) by x; all arguments are [T, D] or [T, C].
+
+        Layers are made again on the way back: only what each of them reads is kept.
+        """
+        *inputs, last = self._hidden(x[None], context[None], None)
+        outer = np.concatenate([grad_xa, grad_xb], -1) if self.config.nvp else grad_xb
+        grad = _pull_back(self._part("proj_out"), last, torch.from_numpy(outer[None]))
+        for name, h in zip(reversed(self._layers), reversed(inputs), strict=True):
+            grad = _pull_back(self._layer(name, None), h, grad)
+        first = torch.from_numpy(x[None])
+        return _pull_back(self._part("proj_in"), first, grad)[0].numpy()
+
+    def _hidden(self, x: Floats, context: Floats, q_scale: Tensor | None) -> Iterator[Tensor]:
+        """[N, W, C]: what each layer reads and, last, what proj_out reads."""
+        h = self._part("proj_in")(torch.from_numpy(x)) + torch.from_numpy(context)
+        yield h
+        for name in self._layers:
+            h = self._layer(name, q_scale)(h)
+            yield h
+
+    def _layer(self, name: str, q_scale: Tensor | None) -> Callable[[Tensor], Tensor]:
+        layer = self._part(name)
+        return lambda h: layer(h, None, q_scale)[0]
+
+    def _part(self, name: str) -> nn.Module:
+        return self.weights.part(self.config, name)
+
+
+def _pull_back(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Tensor:
+    leaf = x.detach().requires_grad_(True)
+    (found,) = torch.autograd.grad(function(leaf), [leaf], grad)
+    return found
 
 
 def reference_decode(checkpoint: Checkpoint, z: Floats, labels: Sequence[int | None]) -> Floats:

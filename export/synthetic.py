@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]  # bytes written, bytes in all
 
 @dataclass(frozen=True)
 class Preset:
-    """A published size and the data set its file name begins with."""
+    """A size, most of them published, and the data set its file name begins with."""
 
     dataset: str
     config: TarFlowConfig
@@ -71,6 +71,19 @@ PRESETS = {
     "tarflow-imagenet64": _preset("imagenet64", 64, 2, 768, 0, 0.05),
     "tarflow-imagenet64-cond": _preset("imagenet", 64, 4, 1024, 1000, 0.05),
     "tarflow-imagenet128": _preset("imagenet", 128, 4, 1024, 1000, 0.15),
+    # TarFlow's architecture at STARFlow's width: one block of 24 layers with 3072 channels has 2.7
+    # billion parameters, 10.9 GB. Few patches, since it is the weights that are hard to hold.
+    "tarflow-starflow-width": Preset(
+        "starflow_width",
+        replace(
+            _AFHQ.config,
+            img_size=64,
+            channels=3072,
+            num_blocks=1,
+            layers_per_block=24,
+            num_classes=0,
+        ),
+    ),
     "tarflow-tiny": Preset(
         "tiny",
         replace(
@@ -167,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Write a TarFlow checkpoint with random weights, to measure sizes that nobody "
         "has trained. Options change the sizes that the name stands for.",
     )
-    parser.add_argument("name", choices=PRESETS, help="a published size")
+    parser.add_argument("name", choices=PRESETS, help="a size with a name")
     parser.add_argument("-o", "--output", type=Path, default=Path(), help="folder (default: here)")
     parser.add_argument("--seed", type=_count, default=0, help="0 or more (default: %(default)s)")
     parser.add_argument("--img-size", type=_size, help="height and width in pixels")

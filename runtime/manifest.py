@@ -91,6 +91,10 @@ class Quality:
         bits_per_dim_inputs: the pictures and the noise convention.
         round_trip_error: max_abs_error of encode(decode(z)) on the same noise.
         nbytes: of the artifacts' files.
+        peak_memory_bytes: that a process of its own had in memory at most, Python included, while
+            it made a picture (``check`` full: one picture without guidance; spot: the checked first
+            patches of one block), rounded up to 10 MB; None where it cannot be measured and in
+            bundles where nothing is quantized.
         method: how the codes were found, ``rtn`` or ``gptq``, and on which pictures; None where
             nothing is quantized.
         formats: of the quantized matrices, by stage name; what is not named stays float.
@@ -114,6 +118,7 @@ class Quality:
     nbytes: int | None = None
     method: str | None = None
     formats: dict[str, dict[str, str]] | None = None
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Published sizes: a bounded check in place of whole pictures, within stated time and memory.
 
 The default run forces that path on a tiny model. AFHQ-256 itself (463M random parameters; 4 GB on
-disk, some minutes) runs with ``pytest -m slow tests/test_full_size.py``.
+disk, some minutes) and a block of 2.7 billion parameters (13 GB on disk, five minutes) run with
+``pytest -m slow tests/test_full_size.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from flowship.runtime import Flow, ParityError, verification
 from flowship.runtime.bundle import Bundle
 from flowship.runtime.engines import onnx
 from flowship.runtime.engines.base import Floats
-from flowship.runtime.manifest import Manifest
+from flowship.runtime.manifest import Manifest, Quality
 from flowship.runtime.model import Model
 from flowship.runtime.progress import ProgressLine
 from flowship.runtime.spot_check import sample_prefixes
@@ -143,6 +144,7 @@ def test_one_block_in_memory_gives_the_same_picture(
 # ---- AFHQ-256 ------------------------------------------------------------------------------------
 
 MAX_SECONDS, MAX_BYTES = 600, 4e9
+INT4_BYTES = 6e9  # of memory, while weights of any size are exported to int4
 NUM_PATCHES = 64  # sampled of every block
 
 
@@ -226,3 +228,41 @@ def test_one_call_of_all_patches_equals_torch(afhq: FullSize) -> None:
     wanted = reference.parameters(x, reference.context([label]))
     np.testing.assert_allclose(xa, wanted[0], atol=1e-4)
     np.testing.assert_allclose(xb, wanted[1], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory comes from wait4")
+@pytest.mark.parametrize("target", ["onnx", "executorch", "coreml"])
+def test_int4_within_memory(afhq: FullSize, target: str, tmp_path: Path) -> None:
+    pytest.importorskip({"onnx": "onnxruntime", "coreml": "coremltools"}.get(target, target))
+    found, quality = export_int4(afhq.checkpoint, tmp_path / "int4.flowship", target)
+    shutil.rmtree(tmp_path / "int4.flowship")
+    assert found.peak_bytes <= INT4_BYTES
+    assert quality.nbytes is not None and quality.nbytes <= 0.15 * afhq.checkpoint.stat().st_size
+
+
+# ---- a block larger than memory ------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory comes from wait4")
+def test_a_block_of_10_gigabytes_within_6(tmp_path: Path) -> None:
+    """One block of STARFlow's width, matrix by matrix, its denoising graph too."""
+    measure("flowship.export.synthetic", "tarflow-starflow-width", "-o", tmp_path)
+    (checkpoint,) = tmp_path.glob("*.safetensors")
+    assert checkpoint.stat().st_size > 10.8e9
+    found, quality = export_int4(checkpoint, tmp_path / "wide.flowship", "onnx")
+    shutil.rmtree(tmp_path)  # 12.4 GB
+    assert found.peak_bytes <= INT4_BYTES
+    assert "denoising gradient of every block" in quality.inputs
+    assert quality.peak_memory_bytes is not None and quality.peak_memory_bytes <= INT4_BYTES
+
+
+def export_int4(checkpoint: Path, bundle: Path, target: str) -> tuple[Run, Quality]:
+    """Export by the command; says what it took."""
+    command = ("flowship.runtime", "export", checkpoint, "-o", bundle, "--targets", target)
+    found = measure(*command, "--precision", "int4", "-q")
+    print(f"{target} int4: {found.seconds:.0f} s, peak {found.peak_bytes / 1e9:.2f} GB")
+    (quality,) = Manifest.loads((bundle / "manifest.json").read_text()).quality
+    assert (quality.precision, quality.check, quality.method) == ("int4", "spot", "rtn")
+    return found, quality

@@ -9,11 +9,11 @@ exported artifact is compared with.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from ...runtime.spec import (
     LatentSpec,
     TrainingNoise,
 )
+from ..lazy import LazyMapping
 from ..quantize.matrix import QuantizedMatrix
 
 Floats = npt.NDArray[np.float32]
@@ -499,7 +500,7 @@ def block_tensor_names(shapes: Shapes, block: int) -> list[str]:
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """Float32 arrays of one block.
+    """Float32 arrays of one block; both mappings may make them when they are asked for.
 
     Attributes:
         network: parameters of TarFlowBlock by name.
@@ -520,23 +521,45 @@ class BlockWeights:
         return replace(self, network={**self.network, **values}, quantized={})
 
     def module(self, config: TarFlowConfig) -> TarFlowBlock:
-        """The torch module on these very arrays (no copy)."""
+        """The torch module on these very arrays (no copy), whatever is quantized."""
         with torch.device("meta"):
             module = TarFlowBlock(config)
-        state = {name: torch.from_numpy(array) for name, array in self.network.items()}
-        module.load_state_dict(state, strict=True, assign=True)
-        return module.eval().requires_grad_(False)
+        return _fill(module, self.network.__getitem__)
+
+    def part(self, config: TarFlowConfig, name: str) -> nn.Module:
+        """One part of the module (``proj_in``, ``attn_blocks.3``) with the values that quantized
+        matrices stand for; nothing else of the block is made."""
+        with torch.device("meta"):
+            part = TarFlowBlock(config).get_submodule(name)
+        return _fill(part, lambda parameter: self._value(f"{name}.{parameter}"))
+
+    def _value(self, name: str) -> Floats:
+        if name in self.quantized:
+            return self.quantized[name].dequantized()
+        return self.network[name]
+
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
+
+
+def _fill(module: ModuleType, array: Callable[[str], Floats]) -> ModuleType:
+    """Give a module of meta tensors its parameters by name, without copying them."""
+    state = {name: torch.from_numpy(array(name)) for name in module.state_dict()}
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
 
 
 def block_weights(tensors: Mapping[str, Floats], block: int) -> BlockWeights:
-    """Split a block's checkpoint tensors into network and tables."""
+    """Split a block's checkpoint tensors into network, looked up when asked for, and tables."""
     prefix = f"blocks.{block}."
-    own = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    pos = own.pop("pos_embed")
-    rows = own.pop("class_embed", np.zeros((0, 1, pos.shape[1]), np.float32))[:, 0]
+    tables = (f"{prefix}pos_embed", f"{prefix}class_embed")
+    pos = tensors[tables[0]]
+    given = tensors.get(tables[1])
+    rows = np.zeros((0, pos.shape[1]), np.float32) if given is None else given[:, 0]
     mean = rows.mean(0, keepdims=True) if len(rows) else np.zeros((1, pos.shape[1]), np.float32)
+    names = [name.removeprefix(prefix) for name in tensors if name not in tables]
     return BlockWeights(
-        network=own,
+        network=LazyMapping(names, lambda name: tensors[prefix + name]),
         pos=np.ascontiguousarray(pos[::-1] if block % 2 else pos),
         classes=np.concatenate([rows, mean]).astype(np.float32),
     )

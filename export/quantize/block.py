@@ -8,6 +8,7 @@ from typing import Literal
 
 from ...runtime.errors import UsageError
 from ..families.tarflow import BlockWeights
+from ..lazy import LazyMapping
 from .calibration import BlockInputs, LayerWalk
 from .formats import Format
 from .gptq import gptq
@@ -28,7 +29,8 @@ def quantize_block(
     """The block with ``quantized`` filled for the matrices in ``formats``; the others stay float.
 
     ``gptq`` goes layer by layer, so that each matrix is calibrated on what the quantized ones
-    before it give: their errors are made up for. The result depends on nothing else.
+    before it give: their errors are made up for. The result depends on nothing else. ``rtn`` takes
+    each matrix by itself, and does so anew whenever it is asked for.
 
     Args:
         weights: trained; it is not changed.
@@ -44,11 +46,13 @@ def quantize_block(
         raise UsageError(f"{unknown[0]!r} is not quantized: choose from {', '.join(names)}")
     if (method == "gptq") != (inputs is not None):
         raise UsageError(f"the method {method} with{'out' if inputs is None else ''} pictures")
-    if inputs is None:
-        found = {name: round_to_nearest(weights.network[name], formats[name]) for name in formats}
-    else:
-        found = _calibrated(weights, formats, num_layers, inputs)
-    return replace(weights, quantized=found)
+    if inputs is not None:
+        return replace(weights, quantized=_calibrated(weights, formats, num_layers, inputs))
+
+    def rounded(name: str) -> QuantizedMatrix:
+        return round_to_nearest(weights.network[name], formats[name])
+
+    return replace(weights, quantized=LazyMapping(formats, rounded))
 
 
 def _calibrated(

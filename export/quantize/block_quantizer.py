@@ -15,6 +15,7 @@ from .data import PictureSet
 from .formats import FORMATS
 from .matrix import QuantizedMatrix
 
+MAX_KEPT_WEIGHTS = 256 << 20  # of a block: codes take a byte each
 _Key = tuple[int, tuple[tuple[str, str], ...]]
 
 
@@ -24,7 +25,8 @@ class BlockQuantizer:
     Args:
         steering: calibration pictures.
         keep: remember the codes of all blocks, a byte a weight and choice of formats; otherwise
-            those of one block at a time.
+            those of one block at a time, and of blocks with more than MAX_KEPT_WEIGHTS weights
+            only what is calibrated.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class BlockQuantizer:
                 self._found = {k: v for k, v in self._found.items() if k[0] == stage.block}
             own = {name: FORMATS[format] for name, format in formats.items()}
             inputs = self._inputs[stage.block] if self.method == "gptq" else None
-            self._found[key] = quantize_block(weights, own, self.method, inputs).quantized
+            found = quantize_block(weights, own, self.method, inputs).quantized
+            few = self._checkpoint.config.block_parameters <= MAX_KEPT_WEIGHTS
+            self._found[key] = dict(found) if few else found
         return replace(weights, quantized=self._found[key])
 
     @cached_property

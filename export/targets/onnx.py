@@ -62,7 +62,7 @@ class OnnxTarget:
                 menu = (window,)
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, menu))
         if options.denoise and config.noise.kind == "gaussian":
-            model = VjpEmitter(config, file, packed, precision).build()
+            model = weights_first(VjpEmitter(config, file, packed, precision).build())
             artifacts.append(self._write(root, model, stage, precision, "vjp", 1, ()))
         return artifacts
 
@@ -98,3 +98,23 @@ class OnnxTarget:
             path=path,
             files=(path, f"onnx/{precision}/{stage.name}.weights.bin"),
         )
+
+
+def weights_first(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Move the nodes that read nothing but weights, which unpack them, before all others.
+
+    Of what a node waits for, ONNX Runtime 1.32 runs first what was written last. With the unpacking
+    in front a matrix is unpacked when the activations are there; behind them all matrices are, on
+    the way to the first gradient (13.3 GB in place of 2.7 for 2.7 billion parameters in 4 bits).
+    """
+    known = {"", *(tensor.name for tensor in model.graph.initializer)}
+    early, late = [], []
+    for node in model.graph.node:
+        if known.issuperset(node.input):
+            known.update(node.output)
+            early.append(node)
+        else:
+            late.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(early + late)
+    return model

@@ -37,6 +37,7 @@ class Compared:
 
     Attributes:
         nbytes: of its files.
+        peak_memory_bytes: of a process that makes one picture, as the manifest has it.
         bits_per_dim_change, bits_per_dim_change_low, bits_per_dim_change_high: against the first
             row on --data, or against float32 as the manifest has it; the ends of the 95% interval.
         psnr_db, max_abs_error: of the pictures against those of the first row (PSNR with peak 2,
@@ -47,6 +48,7 @@ class Compared:
     engine: str
     precision: str
     nbytes: int
+    peak_memory_bytes: int | None
     bits_per_dim_change: float | None
     bits_per_dim_change_low: float | None
     bits_per_dim_change_high: float | None
@@ -146,8 +148,9 @@ class _Comparison:
                 psnr = found if np.isfinite(found) else None
                 error = max_abs_error(images, first[0])
             change = self._change(name, precision, bits, first and first[1])
-            size = sizes[made_for(name), precision]
-            yield Compared(name, precision, size, *change, psnr, error, milliseconds), images
+            size, peak = sizes[made_for(name), precision], self._peak_memory(name, precision)
+            row = Compared(name, precision, size, peak, *change, psnr, error, milliseconds)
+            yield row, images
             first = first or (images, bits)
 
     def _jobs(self) -> list[tuple[str, str]]:
@@ -186,6 +189,10 @@ class _Comparison:
         found = flow.log_likelihood(images, label=labels, noise="train" if known else "none")
         return np.asarray(found.bits_per_dim, np.float64)
 
+    def _peak_memory(self, name: str, precision: str) -> int | None:
+        measured = _measured(self.bundle.manifest.quality, made_for(name), precision)
+        return measured.peak_memory_bytes if measured else None
+
     def _change(
         self, name: str, precision: str, bits: Floats | None, reference: Floats | None
     ) -> tuple[float | None, float | None, float | None]:
@@ -215,8 +222,8 @@ def _measured(quality: tuple[Quality, ...], engine: str, precision: str) -> Qual
 
 def comparison_table(rows: list[Compared]) -> str:
     """For people; the size is also given as a part of the first row's."""
-    header = ["engine", "precision", "size", "", "bits/dim", "95% interval", "PSNR dB"]
-    header += ["max_abs_error", "ms/picture"]
+    header = ["engine", "precision", "size", "", "peak memory", "bits/dim", "95% interval"]
+    header += ["PSNR dB", "max_abs_error", "ms/picture"]
     return format_table(header, [_cells(row, rows[0].nbytes) for row in rows])
 
 
@@ -228,6 +235,7 @@ def _cells(row: Compared, first_bytes: int) -> list[str]:
         row.precision,
         format_bytes(row.nbytes),
         f"{row.nbytes / first_bytes:.1%}",
+        format_bytes(row.peak_memory_bytes) if row.peak_memory_bytes is not None else "-",
         f"{change:+.5f}" if change is not None else "-",
         f"{low:+.5f} to {high:+.5f}" if low is not None and high is not None else "-",
         f"{row.psnr_db:.1f}" if row.psnr_db is not None else "-",

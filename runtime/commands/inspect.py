@@ -179,6 +179,7 @@ def quality_table(quality: tuple[Quality, ...]) -> str:
             _interval(q.bits_per_dim_change_low, q.bits_per_dim_change_high),
             f"{q.round_trip_error:.1e}" if q.round_trip_error is not None else "-",
             format_bytes(q.nbytes) if q.nbytes is not None else "-",
+            format_bytes(q.peak_memory_bytes) if q.peak_memory_bytes is not None else "-",
             q.check,
         ]
         for q in quality
@@ -195,6 +196,7 @@ def quality_table(quality: tuple[Quality, ...]) -> str:
         "95% interval",
         "round trip",
         "size",
+        "peak memory",
         "check",
     ]
     return format_table(header, rows)
