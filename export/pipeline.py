@@ -61,8 +61,8 @@ GOLDEN_NOISE_SEED = 0x0123456789ABCDEF
 # Whole images are compared where torch makes one in a second; larger models get spot checks.
 # Multiplications of a picture: parameters times patches.
 FULL_CHECK_CALLS, FULL_CHECK_MULTIPLICATIONS = 4096, 8_000_000_000
-# Peak memory is rounded up to it. The same process differs by 0.3 MB from run to run, and Python with
-# ONNX Runtime takes 75 MB.
+# Peak memory is rounded up to it. The same process differs by 0.3 MB from run to run; Python and
+# ONNX Runtime alone take 75 MB.
 PEAK_UNIT = 10_000_000
 
 

@@ -41,7 +41,7 @@ def main() -> int:
         )
     print(f"\n{_table(bundle)}\n")
     print(
-        "max_abs_error and PSNR (peak 2, worst of 4 pictures): decoded images against the trained "
+        "max_abs_error and PSNR (peak 2, worst of 8 pictures): decoded images against the trained "
         "model in float32 torch.\nbits/dim: 128 Fashion-MNIST test pictures, 256 levels over "
         "[-1, 1], training noise of std 0.1 added, labels given.\nms per image: median of "
         f"{ROUNDS}, engines interleaved, one thread, no guidance; the Core ML package is checked "
