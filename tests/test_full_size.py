@@ -150,7 +150,10 @@ NUM_PATCHES = 64  # sampled of every block
 
 @dataclass(frozen=True)
 class Run:
-    """A finished command: wall seconds and peak resident bytes (Linux counts them in KiB)."""
+    """A finished command: wall seconds and peak resident bytes.
+
+    Linux counts them in KiB, and includes what this process had before the command replaced it.
+    """
 
     seconds: float
     peak_bytes: float
