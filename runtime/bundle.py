@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float32]
 
 EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mnist.flowship"
 EMBEDDED_NAME = "embedded"  # names it where a bundle must be named; ./embedded is a file
+KEPT_ARRAY_BYTES = 1 << 20  # larger ones are read again each time
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers leave them behind
 
 
@@ -58,6 +59,7 @@ class Bundle:
         self.root, self.manifest = root.resolve(), manifest
         self.sha256 = sha256 or sha256_bytes(manifest.dumps().encode())
         self._verified: set[str] = set()
+        self._arrays: dict[str, Floats] = {}
         self._remove = weakref.finalize(self, _remove_folder, self.root if temporary else None)
         check_manifest(manifest)
         for name, entry in manifest.files.items():
@@ -142,14 +144,19 @@ class Bundle:
         Raises:
             BundleError: there is none, or it is damaged or not finite.
         """
+        if name in self._arrays and self._remove.alive:
+            return self._arrays[name]
         if name not in self.manifest.arrays:
             raise BundleError(f"{self.root}: {MANIFEST} has no array {name!r}")
         entry = self.manifest.arrays[name]
         array = np.fromfile(self.path(entry.path), "<f4").reshape(entry.shape)
         if not np.isfinite(array).all():
             raise BundleError(f"{self.root}: the array {name} holds NaN or infinity")
+        array = array.astype(np.float32, copy=False)
         array.flags.writeable = False
-        return array.astype(np.float32, copy=False)
+        if array.nbytes <= KEPT_ARRAY_BYTES:
+            self._arrays[name] = array
+        return array
 
     def verify(self) -> list[str]:
         """Hash every file and look for undeclared ones; returns the problems, one line each."""

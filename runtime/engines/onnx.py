@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import EngineError, MissingExtraError, UsageError
 from ..manifest import Artifact
-from ..spec import ARBlock
+from ..spec import ARBlock, FlowSpec
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
 from .menu import split_window
 from .onnx_file import check_external_data
@@ -41,8 +41,18 @@ PROVIDER_PACKAGES = {
 CONTEXT_BYTES = 16 << 20  # position + class rows of all patches are added up front below this
 IDLE_CACHE_BYTES = 16 << 20  # a closed stage with a larger cache is freed
 MASKED = {"fp32": -1e30, "fp16": -3e4}  # finite, and inside the range of the precision
+FEW_ACTIVATION_BYTES = 4 << 20
+# Values of a row that a layer writes: two norms, qkv, attention, two residual sums, an MLP of four
+# times the width with its activation, and what a fused node writes beside its result.
+ACTIVATIONS_OF_LAYER = 20
 # Activations of such windows take more memory than what allocating them again takes time.
 SHRINKING_WINDOW = 256
+
+
+def _activation_bytes(spec: FlowSpec) -> int:
+    """Of one picture in one call of the largest block, each kept in memory of its own."""
+    values = max(block.num_layers * block.channels for block in spec.ar_blocks)
+    return 4 * ACTIVATIONS_OF_LAYER * spec.image.num_patches * values
 
 
 def _cache_dtype(precision: str) -> np.dtype[Any]:
@@ -76,6 +86,7 @@ class OnnxEngine:
                 f"{PROVIDER_PACKAGES.get(options.device, 'reinstall it')}"
             )
         threads = options.threads or default_threads(self._largest_block_bytes())
+        self._few_activations = _activation_bytes(bundle.spec) < FEW_ACTIVATION_BYTES
         self._resident_bytes = resident_bytes()
         self._sessions: dict[Artifact, onnxruntime.InferenceSession] = {}
         self._idle: dict[tuple[str, int, int], list[_GqaStage]] = {}
@@ -235,6 +246,8 @@ class OnnxEngine:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.info.threads, 1
         options.log_severity_level = 4  # errors come as exceptions
+        # Planning which activations share memory costs more at each call than it saves there.
+        options.enable_mem_reuse = not self._few_activations
         # Spinning threads burn the other core between two calls and ruin both on a busy machine.
         spinning = "1" if self._options.spinning else "0"
         options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
