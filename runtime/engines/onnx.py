@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,14 +130,18 @@ class OnnxEngine:
         idle = self._idle.get((stage.name, branches, num_images))
         if idle:
             return idle.pop()
-        artifact = self._find(stage, "step", 2 if folded else 1)[0]
-        session = self._session(artifact)
+        graphs = {own: self._find(stage, "step", 2 if own else 1)[0] for own in {folded, False}}
+
+        def session(folded: bool) -> onnxruntime.InferenceSession:
+            return self._session(graphs[folded])
+
         rows = (branches, num_images)
         return _GqaStage(self, session, stage, self._patch_dim, rows, folded)
 
     def keep_idle(self, stage: _GqaStage) -> bool:
         """Keep a closed stage with its buffers for the next picture, where they are small."""
-        kept = any(stage.session is session for session in self._sessions.values())
+        mine = {id(session) for session in self._sessions.values()}
+        kept = all(id(session) in mine for session in stage.sessions.values())
         if not kept or stage.cache_bytes > IDLE_CACHE_BYTES:
             return False
         self._idle.setdefault((stage.block.name, *stage.rows), []).append(stage)
@@ -269,9 +274,12 @@ class OnnxEngine:
 
 
 class _Binding:
-    """Input and output buffers of one window length, bound to a session once."""
+    """Input and output buffers of one window length, bound to a session once.
 
-    def __init__(self, stage: _GqaStage, window: int) -> None:
+    ``folded`` binds the graph whose branches are heads, else the one whose branches are rows.
+    """
+
+    def __init__(self, stage: _GqaStage, window: int, folded: bool) -> None:
         branches, N = stage.rows
         R, D, C = branches * N, stage.patch_dim, stage.block.channels
         self.rows = rows = run_window(window, stage.precision)  # those past the window: thrown away
@@ -285,16 +293,17 @@ class _Binding:
         self._inputs = {
             "x": x.reshape(R, rows, D),
             "context": context.reshape(R, rows, C),
-            "seqlens_k": stage.seqlens_k,
+            "seqlens_k": stage.seqlens_k[: 1 if folded else R],
             "total_len": stage.total_len,
         }
-        if stage.folded:
+        if folded:
             self._inputs["qkv_scale"] = stage.qkv_scale
         self._stage = stage
         self._options = stage._engine._run_options(shrink=window >= SHRINKING_WINDOW)
-        self.io = stage.session.io_binding()
-        self._values = stage.cache
-        for name, value in stage.cache.items():
+        self._session = stage.session(folded)
+        self.io = self._session.io_binding()
+        self._values = stage.cache_values(folded)
+        for name, value in self._values.items():
             self.io.bind_ortvalue_input(f"past_{name}", value)
             self.io.bind_ortvalue_output(f"present_{name}", value)
         self._bound = [self._bind_input(n, a) for n, a in self._inputs.items()]
@@ -312,56 +321,80 @@ class _Binding:
 
     def run(self) -> None:
         if self._stage.on_cpu:
-            self._stage.session.run_with_iobinding(self.io, self._options)
+            self._session.run_with_iobinding(self.io, self._options)
             return
         # Binding copies to the device at that moment, so inputs are bound again for each call.
         for name, array in self._inputs.items():
             self.io.bind_cpu_input(name, array)
-        self._stage.session.run_with_iobinding(self.io)
+        self._session.run_with_iobinding(self.io)
         self.output[:] = self.io.copy_outputs_to_cpu()[-1]
 
 
 class _GqaStage:
-    """A block in the ``gqa`` form: past and present share one buffer."""
+    """A block in the ``gqa`` form: past and present share one buffer.
+
+    One guided picture needs the graph that folds its two branches into heads, except for single
+    patches on the CPU: there the plain graph takes the branches as two rows, with the same bits in
+    nine tenths of the time. Both see the cache of [2 heads, T, d] values in the same order.
+    """
 
     windows: tuple[int, ...] = ()
 
     def __init__(
         self,
         engine: OnnxEngine,
-        session: onnxruntime.InferenceSession,
+        open_session: Callable[[bool], onnxruntime.InferenceSession],
         block: ARBlock,
         patch_dim: int,
         rows: tuple[int, int],
         folded: bool,
     ) -> None:
-        self.session, self.block, self.patch_dim = session, block, patch_dim
+        self._open_session, self.block, self.patch_dim = open_session, block, patch_dim
+        self.sessions: dict[bool, onnxruntime.InferenceSession] = {}  # by whether they fold
         self.rows, self.folded, self.ort, self._engine = rows, folded, engine._ort, engine
         self.on_cpu = engine.info.device == "cpu"
         self.output_dim = patch_dim if block.scale == "none" else 2 * patch_dim
-        cache_rows = 1 if folded else rows[0] * rows[1]
-        self.seqlens_k, self.total_len = np.zeros(cache_rows, np.int32), np.zeros((), np.int32)
+        R = rows[0] * rows[1]
+        cache_rows = 1 if folded else R
+        self.seqlens_k, self.total_len = np.zeros(R, np.int32), np.zeros((), np.int32)
         self.qkv_scale = np.ones((3, 2, 1), np.float32)
         self.precision = engine._options.precision
         capacity = cache_capacity(engine._bundle.manifest.spec.image.num_patches, self.precision)
         heads = block.num_heads * (2 if folded else 1)
         shape = (cache_rows, heads, capacity, block.head_dim)
         dtype = _cache_dtype(self.precision)
-        self.cache = {
-            f"{n}_{i}": self._cache_value(shape, dtype, engine.info.device)
-            for i in range(block.num_layers)
-            for n in "kv"
+        self._takes_rows = folded and self.on_cpu and not is_quantized(self.precision)
+        # zeros: a NaN behind the mask would still poison
+        self._cache = {
+            f"{n}_{i}": np.zeros(shape, dtype) for i in range(block.num_layers) for n in "kv"
         }
+        self._values: dict[bool, dict[str, Any]] = {}
         self.cache_bytes = 2 * block.num_layers * prod(shape) * dtype.itemsize
-        self._bindings: dict[int, _Binding] = {}
+        self._bindings: dict[tuple[int, bool], _Binding] = {}
         self._pos = self._classes = np.zeros(0, np.float32)
         self._context: Floats | None = None
+        self._plain_queries = True
 
-    def _cache_value(self, shape: tuple[int, ...], dtype: npt.DTypeLike, device: str) -> Any:
-        zeros = np.zeros(shape, dtype)  # zeros: a NaN behind the mask would still poison
-        if self.on_cpu:
-            return self.ort.OrtValue.ortvalue_from_numpy(zeros)
-        return self.ort.OrtValue.ortvalue_from_numpy(zeros, device, 0)
+    def session(self, folded: bool) -> onnxruntime.InferenceSession:
+        """Opened when it is first needed."""
+        if folded not in self.sessions:
+            self.sessions[folded] = self._open_session(folded)
+        return self.sessions[folded]
+
+    def cache_values(self, folded: bool) -> dict[str, Any]:
+        """The cache as a graph wants it; on the CPU all see the same memory."""
+        if folded not in self._values:
+            self._values[folded] = {
+                name: self._cache_value(array, folded) for name, array in self._cache.items()
+            }
+        return self._values[folded]
+
+    def _cache_value(self, array: npt.NDArray[Any], folded: bool) -> Any:
+        if not self.on_cpu:
+            return self.ort.OrtValue.ortvalue_from_numpy(array, self._engine.info.device, 0)
+        if self.folded and not folded:
+            array = array.reshape(2, -1, *array.shape[2:])
+        return self.ort.OrtValue.ortvalue_from_numpy(array)
 
     def begin(self, pos: Floats, classes: Floats, q_scale: Floats) -> None:
         self._pos, self._classes = pos, classes[:, :, None]
@@ -369,12 +402,14 @@ class _GqaStage:
         self._context = pos + self._classes if pos.nbytes * rows <= CONTEXT_BYTES else None
         if self.folded:
             self.qkv_scale[0, :, 0] = q_scale
+            self._plain_queries = bool((q_scale == 1).all())
 
     def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
         window = x.shape[1]
-        binding = self._bindings.get(window)
+        folded = self.folded and not (window == 1 and self._takes_rows and self._plain_queries)
+        binding = self._bindings.get((window, folded))
         if binding is None:
-            binding = self._bindings[window] = _Binding(self, window)
+            binding = self._bindings[window, folded] = _Binding(self, window, folded)
         end = position + window
         binding.x[:] = x
         if self._context is not None:
@@ -394,8 +429,9 @@ class _GqaStage:
     def release(self) -> None:
         """Free the buffers and let go of the session, whoever still holds this stage."""
         self._bindings.clear()  # they refer to the stage: only the garbage collector would find it
-        self.cache.clear()
-        del self.session
+        self._values.clear()
+        self._cache.clear()
+        self.sessions.clear()
 
 
 class _CoreStage:
