@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from ..runtime.footprint import loaded_bytes
 from ..runtime.manifest import Manifest
 from ..runtime.spec import ARBlock
 from .contender import Work
@@ -49,5 +50,5 @@ def _weight_bytes(manifest: Manifest, block: ARBlock, engine: str, precision: st
             block.name,
             "step",
         ):
-            return sum(manifest.files[name].bytes for name in artifact.files)
+            return loaded_bytes(manifest, artifact, block)
     return 4 * prod((12, block.channels, block.channels, block.num_layers))

@@ -21,7 +21,6 @@ from .quantize.sensitivity import (
     measure_sensitivities,
 )
 from .targets import Target, TargetOptions
-from .targets.base import NARROW
 
 # Neighbours of formats that are searched: their points lie between and close to the others', and
 # each would take as long again to measure.
@@ -149,7 +148,4 @@ def mixture_formats(target: Target, options: TargetOptions) -> tuple[str, ...]:
 def uniform_formats(target: Target, precision: str, block: ARBlock) -> Mapping[str, str]:
     """The precision's own format for every matrix of a block; none where it is not quantized."""
     formats = target.formats.get(precision)
-    if not formats:
-        return {}
-    narrow = target.narrow_formats if block.channels < NARROW else {}
-    return dict.fromkeys(matrix_names(block.num_layers), narrow.get(precision, formats[0]))
+    return dict.fromkeys(matrix_names(block.num_layers), formats[0]) if formats else {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .manifest import Manifest
+from .engines.onnx_forms import FLOATS
+from .manifest import Artifact, Manifest
+from .spec import ARBlock
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,14 @@ class Footprint:
     cache_bytes: int
 
 
+def loaded_bytes(manifest: Manifest, artifact: Artifact, block: ARBlock) -> int:
+    """Weights of an opened graph: its files', or the floats that quantized ones become."""
+    stored = sum(manifest.files[file].bytes for file in artifact.files)
+    if artifact.form != FLOATS or artifact.precision in ("fp32", "fp16"):
+        return stored
+    return 4 * 12 * block.channels**2 * block.num_layers  # qkv, proj and an MLP of four widths
+
+
 def footprints(manifest: Manifest) -> list[Footprint]:
     """One for each engine and precision of the bundle."""
     return [
@@ -38,13 +48,8 @@ def footprints(manifest: Manifest) -> list[Footprint]:
 def _footprint(manifest: Manifest, engine: str, precision: str) -> Footprint:
     spec, blocks = manifest.spec, []
     for stage in spec.ar_blocks:
-        files = {
-            file
-            for branches in (1, 2)
-            for artifact in manifest.find(engine, precision, "step", stage.name, branches)
-            for file in artifact.files
-        }
-        blocks.append(sum(manifest.files[file].bytes for file in files))
+        steps = manifest.find(engine, precision, "step", stage.name, 1)
+        blocks.append(max(loaded_bytes(manifest, step, stage) for step in steps))
     every = {
         file
         for a in manifest.artifacts

@@ -20,8 +20,9 @@ from .guidance import Guidance
 
 Floats = npt.NDArray[np.float32]
 
-# Guesses of a window are kept finite and small: a NaN behind the causal mask would still poison the
-# attention's values. Far above anything a trained model commits, which is never clipped.
+# Where the guesses of a call move by so much together, or one is not finite, they are clipped to
+# +-GUESS_LIMIT: a NaN behind the causal mask would still poison the attention's values. Far above
+# anything a trained model commits, which is never clipped.
 GUESS_LIMIT = np.float32(1e4)
 PATIENCE = 8  # calls between two looks at whether a window pays
 
@@ -74,26 +75,32 @@ def invert_windowed(
             goes on with W = 1. (It depends on the picture alone, never on time.)
     """
     T, D = x.shape[1:]
-    z = x.copy()
-    room, change = np.empty((2, 1, window, D), np.float32)
-    settled = np.empty((1, window, D), np.bool_)
+    guided, patches, z = guidance.branches == 2, x[0], x[0].copy()
+    room = np.empty((window, D), np.float32)
     p, calls, since = 0, 0, 0
     with np.errstate(over="ignore", invalid="ignore"):
         while p < T - 1:
             n = min(window, T - 1 - p)
-            xa, xb = guidance.combine(*stage.step(x[:, p : p + n], p), weights[p : p + n])
-            known, found = x[:, p + 1 : p + n + 1], room[:, :n]
-            np.exp(xa, out=found)
-            found *= z[:, p + 1 : p + n + 1]
-            found += xb
+            end = p + n + 1
+            xa, xb = stage.step(x[:, p : end - 1], p)
+            if guided:
+                xa, xb = guidance.combine(xa, xb, weights[p : p + n])
+            else:
+                xa, xb = xa[0], xb[0]
+            known, found = patches[p + 1 : end], room[:n]
+            np.exp(xa[0], out=found)
+            np.multiply(found, z[p + 1 : end], out=found)
+            np.add(found, xb[0], out=found)
             committed = 1
             if n > 1:
-                guesses = found[:, 1:]
-                np.fmax(guesses, -GUESS_LIMIT, out=guesses)  # fmax and fmin also take NaN away
-                np.fmin(guesses, GUESS_LIMIT, out=guesses)
-                moved = np.subtract(found, known, out=change[:, :n])
-                np.less_equal(np.abs(moved, out=moved), tolerance, out=settled[:, :n])
-                committed += _leading(settled[0, : n - 1])
+                np.subtract(found, known, out=known)
+                np.abs(known, out=known)
+                moved = np.maximum.reduce(known, axis=1).tolist()  # a NaN stays a NaN
+                committed += _settled(moved, tolerance)
+                if not sum(moved) < GUESS_LIMIT:
+                    guesses = found[1:]
+                    np.fmax(guesses, -GUESS_LIMIT, out=guesses)  # fmax and fmin take NaN away
+                    np.fmin(guesses, GUESS_LIMIT, out=guesses)
             known[:] = found
             p += committed
             calls += 1
@@ -103,7 +110,9 @@ def invert_windowed(
             yield p + 1
 
 
-def _leading(settled: npt.NDArray[np.bool_]) -> int:
-    """How many of the first rows of [W, D] hold nothing but True (a NaN has settled nowhere)."""
-    first = int(settled.argmin())
-    return len(settled) if settled.item(first) else first // settled.shape[1]
+def _settled(moved: list[float], tolerance: float) -> int:
+    """How many patches at the beginning did not move; of the last one nothing depends on it."""
+    for count, change in enumerate(moved[:-1]):
+        if not change <= tolerance:
+            return count
+    return len(moved) - 1

@@ -27,7 +27,7 @@ from flowship.export.pipeline import ExportRequest, export_checkpoint
 from flowship.export.reference import ReferenceBlock
 from flowship.runtime import Flow, ParityError, verification
 from flowship.runtime.bundle import Bundle
-from flowship.runtime.engines import onnx
+from flowship.runtime.engines import onnx, onnx_stage
 from flowship.runtime.engines.base import Floats
 from flowship.runtime.manifest import Manifest, Quality
 from flowship.runtime.model import Model
@@ -75,13 +75,13 @@ def test_spot_check_refuses_a_wrong_graph(
     window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error of 1e-3 is in calls with one window length only."""
-    right = onnx._GqaStage.step
+    right = onnx_stage.GqaStage.step
 
-    def wrong(stage: onnx._GqaStage, x: Floats, position: int) -> tuple[Floats, Floats]:
+    def wrong(stage: onnx_stage.GqaStage, x: Floats, position: int) -> tuple[Floats, Floats]:
         xa, xb = right(stage, x, position)
         return xa, xb + np.float32(1e-3 * (x.shape[1] == window))
 
-    monkeypatch.setattr(onnx._GqaStage, "step", wrong)
+    monkeypatch.setattr(onnx_stage.GqaStage, "step", wrong)
     golden = golden_model(CONDITIONAL)
     with pytest.raises(ParityError, match=r"block\d: max_abs_error 1\.0.e-03 .* threshold"):
         export(golden, tmp_path / "wrong.flowship")

@@ -1,4 +1,4 @@
-"""A guided block in ONNX: single patches and windows run two graphs on one cache."""
+"""A guided block in ONNX: its branches are heads of one sequence."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from flowship.runtime import Bundle
-from flowship.runtime.engines import EngineOptions
-from flowship.runtime.engines.onnx import OnnxEngine, _GqaStage
+from flowship.runtime.engines import ARStage, EngineOptions
+from flowship.runtime.engines.onnx import OnnxEngine
 from flowship.runtime.normal import normals
 
 Floats = npt.NDArray[np.float32]
@@ -26,16 +26,16 @@ def bundle() -> Iterator[Bundle]:
 
 def _opened(
     bundle: Bundle, engine: OnnxEngine, rows: Sequence[int], q_scale: Sequence[float]
-) -> _GqaStage:
+) -> ARStage:
     block = bundle.spec.ar_blocks[0]
-    stage = engine.open(block, branches=len(rows))
-    assert isinstance(stage, _GqaStage)
+    scaled = any(scale != 1 for scale in q_scale)
+    stage = engine.open(block, branches=len(rows), scaled_queries=scaled)
     classes = bundle.array(f"{block.name}.classes")[list(rows)][:, None]
     stage.begin(bundle.array(f"{block.name}.pos"), classes, np.array(q_scale, np.float32))
     return stage
 
 
-def _run(stage: _GqaStage, windows: Sequence[int], x: Floats) -> Floats:
+def _run(stage: ARStage, windows: Sequence[int], x: Floats) -> Floats:
     """[branches, T', 2D] parameters of a chain of windows."""
     found, start = [], 0
     for window in windows:
@@ -46,29 +46,29 @@ def _run(stage: _GqaStage, windows: Sequence[int], x: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("windows", [(1,) * 12, (3, 1, 1, 4, 1, 2), (1, 1, 2, 1, 7)])
-def test_both_graphs_share_the_cache(bundle: Bundle, windows: tuple[int, ...]) -> None:
+def test_each_branch_is_what_it_is_alone(bundle: Bundle, windows: tuple[int, ...]) -> None:
     D = bundle.spec.image.patch_dim
     x = normals(5, 12 * D).reshape(1, 12, D)
     with closing(OnnxEngine(bundle, EngineOptions("fp32", threads=1))) as engine:
-        guided = _opened(bundle, engine, (LABEL, -1), (1, 1))
-        found = _run(guided, windows, x)
-        used = {window > 1 for window in windows}
-        assert set(guided.sessions) == used  # folded for windows alone
+        found = _run(_opened(bundle, engine, (LABEL, -1), (1, 1)), windows, x)
         for branch, row in enumerate((LABEL, -1)):
             alone = _run(_opened(bundle, engine, (row,), (1,)), windows, x)
             np.testing.assert_allclose(found[branch], alone[0], atol=2e-5)
 
 
-def test_scaled_queries_need_the_folding_graph(bundle: Bundle) -> None:
+def test_scaled_queries_are_of_one_branch_and_one_sequence(bundle: Bundle) -> None:
+    """The stage is kept for the next picture, its scale is not."""
     D = bundle.spec.image.patch_dim
     x = normals(5, 6 * D).reshape(1, 6, D)
     with closing(OnnxEngine(bundle, EngineOptions("fp32", threads=1))) as engine:
+        plain = _opened(bundle, engine, (LABEL, -1), (1, 1))
+        wanted = _run(plain, (1,) * 6, x)
+        plain.close()
         scaled = _opened(bundle, engine, (LABEL, -1), (1, 0.5))
-        found = _run(scaled, (1,) * 6, x)
-        assert set(scaled.sessions) == {True}
+        assert scaled is plain
+        other = _run(scaled, (1,) * 6, x)
         scaled.close()
-        plain = _opened(bundle, engine, (LABEL, -1), (1, 1))  # the same stage again
-        other = _run(plain, (1,) * 6, x)
-        assert set(plain.sessions) == {True, False}
-    np.testing.assert_allclose(found[0], other[0], atol=2e-5)
-    assert np.abs(found[1] - other[1]).max() > 1e-3
+        again = _run(_opened(bundle, engine, (LABEL, -1), (1, 1)), (1,) * 6, x)
+    np.testing.assert_array_equal(other[0], wanted[0])
+    assert np.abs(other[1] - wanted[1]).max() > 1e-3
+    np.testing.assert_array_equal(again, wanted)

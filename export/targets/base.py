@@ -38,9 +38,6 @@ class TargetOptions:
         return tuple(sorted({1} | {w for w in self.windows if 1 <= w <= num_patches}))
 
 
-NARROW = 512  # channels
-
-
 class Target(Protocol):
     """One export target.
 
@@ -49,15 +46,12 @@ class Target(Protocol):
         precisions: those it can write, the best first.
         formats: weight formats (names in quantize.formats) that its quantized precisions use: the
             first is the precision's own, ``mixed`` may take any of its list, layer by layer.
-        narrow_formats: the precision's own in models of less than NARROW channels, where it is
-            another.
         first_block_cost: what its first block takes, in times of a further one; for progress.
     """
 
     engine: EngineName
     precisions: tuple[str, ...]
     formats: Mapping[str, tuple[str, ...]]
-    narrow_formats: Mapping[str, str]
     first_block_cost: float
 
     def export_block(

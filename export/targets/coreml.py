@@ -39,7 +39,6 @@ class CoreMLTarget:
 
     engine: EngineName = "coreml"
     precisions: tuple[str, ...] = ("fp16", "int8", "int4", "pal8", "pal6", "pal4", "mixed")
-    narrow_formats: Mapping[str, str] = {}
     formats: Mapping[str, tuple[str, ...]] = {
         "int8": ("int8",),
         "int4": ("int4_g32",),

@@ -58,7 +58,6 @@ class ExecuTorchTarget:
     engine: EngineName = "executorch"
     precisions: tuple[str, ...] = ("fp32", "fp16", *FORMATS)
     formats: Mapping[str, tuple[str, ...]] = FORMATS
-    narrow_formats: Mapping[str, str] = {}
     first_block_cost = 60.0  # tracing and lowering happen once for all blocks
 
     def export_block(

@@ -16,6 +16,11 @@ from .onnx_graph import WeightsFile
 from .onnx_step import CoreStep, GqaStep, add_weights
 from .onnx_vjp import VjpEmitter
 
+# Channels from which on products of codes pay. Below, a block's floats fit the caches of
+# processors, so that codes save disk and no time; and codes go with 8-bit activations, which cost
+# the embedded model 7 dB (median of 8 pictures in int8).
+WIDE = 512
+
 
 class OnnxTarget:
     """Writes ``onnx/<precision>/<block>.weights.bin`` and the small graphs that point into it."""
@@ -28,10 +33,6 @@ class OnnxTarget:
         "int4": ("int4_g128", "int4_g64", "int4_g32"),
         "mixed": ("int8_g128", "int8_g64", "int8_g32", "int4_g128", "int4_g64", "int4_g32"),
     }
-    # Activations become int8 in the same groups, and smaller ones lose less: 46.9 dB in place of
-    # 44.9 (median of 32 pictures of the embedded model), no slower at 128 channels; at 768 a call
-    # takes a tenth longer.
-    narrow_formats: Mapping[str, str] = {"int8": "int8_g64"}
     first_block_cost = 1.0
 
     def export_block(
@@ -51,10 +52,11 @@ class OnnxTarget:
             packed = add_weights(file, weights, precision, self.formats.get(precision, ()))
         finally:
             file.close()
-        artifacts = []
+        artifacts, wide = [], config.channels >= WIDE
         for branches in (1, 2):
             if options.onnx_form == "gqa":
-                model = GqaStep(config, file, packed, precision, branches).build()
+                codes = wide and bool(packed)
+                model = GqaStep(config, file, packed, precision, branches, codes).build()
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, ()))
                 continue
             for window in options.windows_up_to(config.num_patches):
@@ -62,7 +64,7 @@ class OnnxTarget:
                 menu = (window,)
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, menu))
         if options.denoise and config.noise.kind == "gaussian":
-            model = weights_first(VjpEmitter(config, file, packed, precision).build())
+            model = weights_first(VjpEmitter(config, file, packed, precision, not wide).build())
             artifacts.append(self._write(root, model, stage, precision, "vjp", 1, ()))
         return artifacts
 

@@ -40,6 +40,12 @@ class WeightsFile:
         offset, length, _, _ = self.index[of]
         self.index[name] = (offset, length, shape, kind)
 
+    def part(self, name: str, of: str, number: int, parts: int) -> None:
+        """One of so many equal parts along the first dimension, under a name of its own."""
+        offset, length, (rows, *rest), kind = self.index[of]
+        length //= parts
+        self.index[name] = (offset + number * length, length, (rows // parts, *rest), kind)
+
     def tensor(self, name: str) -> TensorProto:
         """An initializer that points into the file."""
         offset, length, shape, kind = self.index[name]
@@ -85,9 +91,9 @@ class Graph:
     ) -> list[str]:
         """Add a node with ``count`` outputs."""
         number = len(self.nodes)
-        outputs = [f"{kind}_{number}_{i}" for i in range(count)]
+        outputs = [f"v{number}" if i == 0 else f"v{number}_{i}" for i in range(count)]
         node = helper.make_node(
-            kind, inputs, outputs, name=f"n{number}_{kind}", domain=domain, **attributes
+            kind, inputs, outputs, name=f"n{number}", domain=domain, **attributes
         )
         self.nodes.append(node)
         return outputs

@@ -1,12 +1,13 @@
-"""Quantized matrices in ONNX: MatMulNBits for the step graphs, DequantizeLinear for gradients.
+"""Quantized matrices in ONNX, in three ways that read the same bytes of the weights file.
 
-Both read the same bytes of the weights file: MatMulNBits keeps the codes of a row together, two
-4-bit codes in a byte, the first in the low half, and so does ONNX's uint4.
+MatMulNBits multiplies codes; standard operators unpack them to floats, once when a graph is loaded
+or anew at each call. MatMulNBits keeps the codes of a row together, two 4-bit codes in a byte, the
+first in the low half, and so does ONNX's uint4.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from .onnx_graph import Graph, WeightsFile
 # Activations become int8 with a scale for each row and group of them. Without it 8-bit weights are
 # unpacked at every call by ONNX Runtime 1.32 on x86, 10 times slower than float32.
 ACCURACY_LEVEL = 4
-OPSET_WITH_4_BITS = 21  # DequantizeLinear takes uint4
+OPSET_WITH_4_BITS = 21  # Cast and DequantizeLinear take uint4
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -67,6 +68,16 @@ def add_matrix(file: WeightsFile, name: str, matrix: QuantizedMatrix) -> PackedM
     return packed
 
 
+def part_of(
+    file: WeightsFile, name: str, of: str, packed: PackedMatrix, number: int
+) -> PackedMatrix:
+    """Name one third of a matrix's rows, for a product of its own."""
+    ends = ["", ".codes", ".scales", ".scale_column"]
+    for end in ends + [".zeros", ".zero_codes"] * packed.has_zero_points:
+        file.part(f"{name}{end}", f"{of}{end}", number, 3)
+    return replace(packed, rows=packed.rows // 3)
+
+
 def _pack(codes: npt.NDArray[np.int8], bits: int) -> Bytes:
     """Signed codes [rows, n] to bytes of unsigned ones; n is even at 4 bits."""
     packed: Bytes = np.add(codes.view(np.uint8), 1 << (bits - 1), dtype=np.uint8)
@@ -76,14 +87,12 @@ def _pack(codes: npt.NDArray[np.int8], bits: int) -> Bytes:
     return halves
 
 
-def quantized_matmul(g: Graph, x: str, name: str, packed: PackedMatrix) -> str:
+def quantized_matmul(g: Graph, x: str, name: str, packed: PackedMatrix, bias: str) -> str:
     """x [..., columns] to [..., rows]; the order of the sums is MatMulNBits' own."""
-    inputs = [x, g.weight(name), g.weight(f"{name}.scales")]
-    if packed.has_zero_points:
-        inputs.append(g.weight(f"{name}.zeros"))
+    zeros = g.weight(f"{name}.zeros") if packed.has_zero_points else ""
     return g.op(
         "MatMulNBits",
-        *inputs,
+        *(x, g.weight(name), g.weight(f"{name}.scales"), zeros, "", bias),
         domain="com.microsoft",
         K=packed.columns,
         N=packed.rows,
@@ -93,13 +102,25 @@ def quantized_matmul(g: Graph, x: str, name: str, packed: PackedMatrix) -> str:
     )
 
 
-def dequantized(g: Graph, name: str, packed: PackedMatrix) -> str:
-    """The float32 matrix [rows, columns], made anew at each call and freed after its last use."""
-    middle = 1 << (packed.format.bits - 1)
-    one, zero = g.constant(1.0, np.float32), g.code(middle, packed.kind)
-    values = g.op("DequantizeLinear", g.weight(f"{name}.codes"), one, zero)
+def unpacked(g: Graph, name: str, packed: PackedMatrix, *, once: bool) -> str:
+    """The float32 matrix [rows, columns].
+
+    Args:
+        once: from operators that ONNX Runtime computes when it loads the graph, keeping the result;
+            otherwise from such that it computes at each call, freeing it after its last use.
+    """
+
+    def numbers(codes: str) -> str:
+        middle = 1 << (packed.format.bits - 1)
+        if once:
+            floats = g.op("Cast", g.weight(codes), to=TensorProto.FLOAT)
+            return g.op("Sub", floats, g.constant(middle, np.float32))
+        one, zero = g.constant(1.0, np.float32), g.code(middle, packed.kind)
+        return g.op("DequantizeLinear", g.weight(codes), one, zero)
+
+    values = numbers(f"{name}.codes")
     if packed.has_zero_points:
-        zeros = g.op("DequantizeLinear", g.weight(f"{name}.zero_codes"), one, zero)
+        zeros = numbers(f"{name}.zero_codes")
         zeros = g.op("Slice", zeros, g.int64(0), g.int64(packed.groups), g.int64(1))
         values = g.op("Sub", values, g.op("Unsqueeze", zeros, g.int64(2)))
     values = g.op("Mul", values, g.weight(f"{name}.scale_column"))

@@ -3,6 +3,10 @@
 ``gqa``: ONNX Runtime's GroupQueryAttention; any window, past and present keys bound to one buffer
 of T rows, so the cache is updated in place. ``core``: standard operators and static shapes for
 providers that have nothing else (Core ML, QNN); the host commits the new rows.
+
+Between two attentions all patches of all pictures and branches are rows of one matrix: Gemm adds
+bias or residual stream while it multiplies, and a LayerNormalization of its own is several times as
+fast for a window as ONNX Runtime 1.32's SkipLayerNormalization.
 """
 
 from __future__ import annotations
@@ -17,8 +21,15 @@ from onnx import TensorProto
 
 from ...runtime.errors import UsageError
 from ..families.tarflow import LAYER_NORM_EPSILON, BlockWeights, TarFlowConfig
-from .onnx_graph import Graph, WeightsFile
-from .onnx_quantized import PackedMatrix, add_matrix, quantized_matmul
+from .onnx_graph import OPSET, Graph, WeightsFile
+from .onnx_quantized import (
+    OPSET_WITH_4_BITS,
+    PackedMatrix,
+    add_matrix,
+    part_of,
+    quantized_matmul,
+    unpacked,
+)
 
 F32, F16, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32
 _HALF: tuple[npt.DTypeLike, int] = (np.float16, F16)
@@ -36,7 +47,8 @@ def add_weights(
 ) -> Packed:
     """Append a block's parameters, one at a time (both mappings may make them when asked).
 
-    Float matrices are transposed to [in, out] as MatMul wants them, quantized ones stay [out, in].
+    Matrices are [out, in], as in the checkpoint; the thirds of each ``qkv`` have names of their
+    own, ``.q``, ``.k`` and ``.v`` added.
 
     Args:
         formats: those that quantized matrices may have.
@@ -49,6 +61,7 @@ def add_weights(
     """
     dtype, packed = float_type(precision)[0], {}
     for name in weights.network:
+        thirds = enumerate("qkv" if ".qkv." in name else "")
         if name in weights.quantized:
             matrix = weights.quantized[name]
             if matrix.format.name not in formats:
@@ -57,14 +70,24 @@ def add_weights(
                     f"{', '.join(formats) or 'the precisions int8, int4 and mixed'}"
                 )
             packed[name] = add_matrix(file, name, matrix)
+            for i, third in thirds:
+                packed[f"{name}.{third}"] = part_of(file, f"{name}.{third}", name, packed[name], i)
             continue
-        array = weights.network[name]
-        file.add(name, (array.T if array.ndim == 2 else array).astype(dtype))
+        file.add(name, weights.network[name].astype(dtype))
+        for i, third in thirds:
+            file.part(f"{name}.{third}", name, i, 3)
     return packed
 
 
 class StepEmitter(ABC):
-    """What both forms share: everything except attention."""
+    """What both forms share: everything except attention.
+
+    Attributes:
+        multiplies_codes: by MatMulNBits; otherwise quantized matrices become floats once, when the
+            graph is loaded.
+    """
+
+    multiplies_codes = False
 
     def __init__(
         self, config: TarFlowConfig, weights: WeightsFile, packed: Packed, precision: str
@@ -72,56 +95,68 @@ class StepEmitter(ABC):
         self.config, self.g, self.packed = config, Graph(weights), packed
         self.dtype, self.kind = float_type(precision)
 
-    def matmul(self, x: str, name: str) -> str:
-        if packed := self.packed.get(f"{name}.weight"):
-            return quantized_matmul(self.g, x, f"{name}.weight", packed)
-        return self.g.op("MatMul", x, self.g.weight(f"{name}.weight"))
+    def linear(self, x: str, name: str, *, skip: str = "", third: str = "") -> str:
+        """x [rows, in] to [rows, out], with bias; ``skip`` [rows, out] is added."""
+        g, end = self.g, f".{third}" if third else ""
+        weight, bias = f"{name}.weight{end}", g.weight(f"{name}.bias{end}")
+        packed = self.packed.get(weight)
+        if packed and self.multiplies_codes:
+            y = quantized_matmul(g, x, weight, packed, bias)
+            return g.op("Add", y, skip) if skip else y
+        matrix = unpacked(g, weight, packed, once=True) if packed else g.weight(weight)
+        return g.op("Gemm", x, matrix, g.op("Add", skip, bias) if skip else bias, transB=1)
 
-    def linear(self, x: str, name: str) -> str:
-        return self.g.op("Add", self.matmul(x, name), self.g.weight(f"{name}.bias"))
-
-    def add_and_norm(self, product: str, linear: str, skip: str, norm: str) -> tuple[str, str]:
-        """LayerNorm(h) and h = product + bias of ``linear`` + skip, the residual stream."""
-        bias = self.g.weight(f"{linear}.bias")
-        h = self.g.op("Add", self.g.op("Add", product, bias), skip)
-        w, b = self.g.weight(f"{norm}.weight"), self.g.weight(f"{norm}.bias")
-        y = self.g.op("LayerNormalization", h, w, b, axis=-1, epsilon=LAYER_NORM_EPSILON)
-        return y, h
+    def norm(self, h: str, name: str) -> str:
+        w, b = self.g.weight(f"{name}.weight"), self.g.weight(f"{name}.bias")
+        return self.g.op("LayerNormalization", h, w, b, axis=-1, epsilon=LAYER_NORM_EPSILON)
 
     def cast(self, x: str, kind: int) -> str:
         return x if self.kind == F32 else self.g.op("Cast", x, to=kind)
 
-    @abstractmethod
-    def attention(self, layer: int, qkv: str) -> str:
-        """qkv [R, W, 3C] to [R, W, C]."""
+    def flat(self, x: str, size: int) -> str:
+        """[..., size] to rows [rows, size]."""
+        return self.g.op("Reshape", x, self.g.int64(-1, size))
 
-    def body(self, rows: int | str, window: int | str) -> None:
+    @abstractmethod
+    def leading(self) -> list[int | str]:
+        """The first two dimensions of x, context and ab."""
+
+    @abstractmethod
+    def attention(self, layer: int, y: str, qkv: str) -> str:
+        """Normalized rows [rows, C], and the name of the matrix qkv, to attended [rows, C]."""
+
+    @abstractmethod
+    def unflat(self, x: str, size: int) -> str:
+        """Rows [rows, size] to [leading dimensions, size]."""
+
+    def body(self) -> None:
         """From the inputs x and context to the output ab."""
         c, g = self.config, self.g
-        x = g.input("x", F32, [rows, window, c.patch_dim])
-        context = g.input("context", F32, [rows, window, c.channels])
-        product, linear = self.matmul(self.cast(x, self.kind), "proj_in"), "proj_in"
-        h = self.cast(context, self.kind)
+        x = g.input("x", F32, [*self.leading(), c.patch_dim])
+        context = g.input("context", F32, [*self.leading(), c.channels])
+        h = self.flat(self.cast(context, self.kind), c.channels)
+        h = self.linear(self.flat(self.cast(x, self.kind), c.patch_dim), "proj_in", skip=h)
         for i in range(c.layers_per_block):
             p = f"attn_blocks.{i}"
-            y, h = self.add_and_norm(product, linear, h, f"{p}.attention.norm")
-            y = self.attention(i, self.linear(y, f"{p}.attention.qkv"))
-            product, linear = self.matmul(y, f"{p}.attention.proj"), f"{p}.attention.proj"
-            y, h = self.add_and_norm(product, linear, h, f"{p}.mlp.norm")
-            y = g.op("Gelu", self.linear(y, f"{p}.mlp.main.0"))
-            product, linear = self.matmul(y, f"{p}.mlp.main.2"), f"{p}.mlp.main.2"
-        h = g.op("Add", g.op("Add", product, g.weight(f"{linear}.bias")), h)
-        y = self.cast(self.linear(h, "proj_out"), F32)
-        g.output(y, "ab", F32, [rows, window, c.output_dim])
+            y = self.norm(h, f"{p}.attention.norm")
+            y = self.attention(i, y, f"{p}.attention.qkv")
+            h = self.linear(y, f"{p}.attention.proj", skip=h)
+            y = self.linear(self.norm(h, f"{p}.mlp.norm"), f"{p}.mlp.main.0")
+            h = self.linear(g.op("Gelu", y), f"{p}.mlp.main.2", skip=h)
+        y = self.cast(self.unflat(self.linear(h, "proj_out"), c.output_dim), F32)
+        g.output(y, "ab", F32, [*self.leading(), c.output_dim])
 
 
 class GqaStep(StepEmitter):
-    """Inputs x [R, W, D], context [R, W, C], seqlens_k int32 [R], total_len int32 scalar, past_*.
+    """Any window W, which is dynamic.
 
-    seqlens_k = position + W - 1, total_len = position + W; W is dynamic. With one branch, R rows
-    may be several pictures where W = 1 or position = 0 (GroupQueryAttention refuses the rest).
-    With two branches R is 2 and the branches are folded into heads, which works for every W and
-    position; qkv_scale [3, 2, 1] scales the queries of each branch (attn_temp).
+    Inputs beside x and context: seqlens_k int32 (position + W - 1 for each row of the cache),
+    total_len int32 scalar (position + W), past_{k,v}_l; outputs ab and present_{k,v}_l.
+
+    With one branch, x [R, W, D] may be several pictures where W = 1 or position = 0
+    (GroupQueryAttention refuses the rest). With two branches, x [W, 2, D] is one picture: a patch's
+    branches lie side by side and are heads of one sequence, which works for every W and position.
+    q_scale [2C] scales the queries, first those of the first branch (attn_temp).
     """
 
     def __init__(
@@ -131,69 +166,71 @@ class GqaStep(StepEmitter):
         packed: Packed,
         precision: str,
         branches: int,
+        multiplies_codes: bool,
     ) -> None:
         super().__init__(config, weights, packed, precision)
-        self.branches = branches
+        self.branches, self.multiplies_codes = branches, multiplies_codes
+        self.cache_shape = [
+            "R" if branches == 1 else 1,
+            branches * config.num_heads,
+            "S",
+            config.head_dim,
+        ]
 
     def build(self) -> onnx.ModelProto:
         c, g = self.config, self.g
-        rows: int | str = "R" if self.branches == 1 else 2
-        cache_rows: int | str = "R" if self.branches == 1 else 1
-        g.input("seqlens_k", I32, [cache_rows])
+        g.input("seqlens_k", I32, self.cache_shape[:1])
         g.input("total_len", I32, [])
         if self.branches == 2:
-            scale = g.input("qkv_scale", F32, [3, 2, 1])
-            self.scale = self.cast(scale, self.kind)
-        heads = self.branches * c.num_heads
+            scale = g.input("q_scale", F32, [2 * c.channels])
+            self.q_scale = self.cast(scale, self.kind)
+        else:
+            shape = g.op("Shape", "x", end=2)
+            self.pictures_and_patches = g.op("Concat", shape, g.int64(-1), axis=0)
         for i in range(c.layers_per_block):
             for n in "kv":
-                g.input(f"past_{n}_{i}", self.kind, [cache_rows, heads, "S", c.head_dim])
-        self.body(rows, "W")
-        return g.model(f"gqa_b{self.branches}")
+                g.input(f"past_{n}_{i}", self.kind, self.cache_shape)
+        self.body()
+        form = "gqa-nbits" if self.multiplies_codes else "gqa"
+        return g.model(f"{form}_b{self.branches}", OPSET_WITH_4_BITS if self.packed else OPSET)
 
-    def add_and_norm(self, product: str, linear: str, skip: str, norm: str) -> tuple[str, str]:
-        """One node in place of three: at W = 1 the number of nodes is what costs time."""
-        names = (f"{norm}.weight", f"{norm}.bias", f"{linear}.bias")
-        y, _, _, h = self.g.ops(
-            "SkipLayerNormalization",
-            4,
-            *(product, skip, *map(self.g.weight, names)),
-            domain="com.microsoft",
-            epsilon=LAYER_NORM_EPSILON,
-        )
-        self.g.nodes[-1].output[1:3] = ["", ""]  # mean and deviation are not wanted
-        return y, h
+    def leading(self) -> list[int | str]:
+        return ["R", "W"] if self.branches == 1 else ["W", 2]
 
-    def attention(self, layer: int, qkv: str) -> str:
+    def unflat(self, x: str, size: int) -> str:
+        g = self.g
+        if self.branches == 2:
+            return g.op("Reshape", x, g.int64(-1, 2, size))
+        return g.op("Reshape", x, self.pictures_and_patches)
+
+    def attention(self, layer: int, y: str, qkv: str) -> str:
         c, g = self.config, self.g
-        if self.branches == 2:  # [2, W, 3C] -> [W, 3, 2, C] -> [1, W, 6C]: branches become heads
-            y = g.op("Reshape", qkv, g.int64(2, -1, 3, c.channels))
-            y = g.op("Mul", g.op("Transpose", y, perm=[1, 2, 0, 3]), self.scale)
-            qkv = g.op("Reshape", y, g.int64(1, -1, 6 * c.channels))
+        if self.branches == 1:
+            inputs = [self.unflat(self.linear(y, qkv), 3 * c.channels), "", ""]
+        else:
+            inputs = [
+                g.op("Reshape", self.linear(y, qkv, third=third), g.int64(1, -1, 2 * c.channels))
+                for third in "qkv"
+            ]
+            inputs[0] = g.op("Mul", inputs[0], self.q_scale)
         heads = self.branches * c.num_heads
         out, k, v = g.ops(
             "GroupQueryAttention",
             3,
-            *(qkv, "", "", f"past_k_{layer}", f"past_v_{layer}", "seqlens_k", "total_len"),
+            *(*inputs, f"past_k_{layer}", f"past_v_{layer}", "seqlens_k", "total_len"),
             domain="com.microsoft",
             num_heads=heads,
             kv_num_heads=heads,
             scale=float(c.head_dim**-0.5),
         )
-        cache_rows: int | str = "R" if self.branches == 1 else 1
         for n, value in (("k", k), ("v", v)):
-            shape = [cache_rows, heads, "S", c.head_dim]
-            g.output(value, f"present_{n}_{layer}", self.kind, shape)
-        if self.branches == 2:
-            # Not a Transpose: ONNX Runtime 1.32 fuses one with the MatMul that follows and then
-            # crashes on fp16 while it loads the graph.
-            out = g.op("Concat", *g.ops("Split", 2, out, axis=-1, num_outputs=2), axis=0)
-        return out
+            g.output(value, f"present_{n}_{layer}", self.kind, self.cache_shape)
+        return self.flat(out, c.channels)
 
 
 class CoreStep(StepEmitter):
-    """Static shapes and standard operators only: Add Cast Concat Gelu LayerNormalization MatMul Mul
-    Reshape Softmax Split Transpose.
+    """Static shapes and standard operators only: Add Cast Concat Gelu Gemm LayerNormalization
+    MatMul Mul Reshape Softmax Split Transpose.
 
     Inputs x [R, W, D], context [R, W, C], mask [1, 1, W, T + W] (additive: cache rows, then new
     rows), q_scale [R, 1, 1, 1], past_{k,v}_l [R, H, T, d]; outputs ab [R, W, 2D or D] and
@@ -216,13 +253,19 @@ class CoreStep(StepEmitter):
             for n in "kv":
                 shape = [self.rows, c.num_heads, c.num_patches, c.head_dim]
                 g.input(f"past_{n}_{i}", self.kind, shape)
-        self.body(self.rows, self.window)
+        self.body()
         return g.model(f"core_w{self.window}_r{self.rows}")
 
-    def attention(self, layer: int, qkv: str) -> str:
+    def leading(self) -> list[int | str]:
+        return [self.rows, self.window]
+
+    def unflat(self, x: str, size: int) -> str:
+        return self.g.op("Reshape", x, self.g.int64(self.rows, self.window, size))
+
+    def attention(self, layer: int, y: str, qkv: str) -> str:
         c, g, W = self.config, self.g, self.window
         T, H, d = c.num_patches, c.num_heads, c.head_dim
-        y = g.op("Reshape", qkv, g.int64(self.rows, W, 3 * H, d))
+        y = g.op("Reshape", self.linear(y, qkv), g.int64(self.rows, W, 3 * H, d))
         q, k, v = g.ops("Split", 3, g.op("Transpose", y, perm=[0, 2, 1, 3]), axis=1, num_outputs=3)
         scale = g.op("Mul", self.q_scale, g.constant(d**-0.5, self.dtype))
         q = g.op("Mul", q, scale)
@@ -235,5 +278,4 @@ class CoreStep(StepEmitter):
         past, new = g.op("MatMul", p_past, f"past_v_{layer}"), g.op("MatMul", p_new, v)
         for n, value in (("k", k), ("v", v)):
             g.output(value, f"new_{n}_{layer}", self.kind, [self.rows, H, W, d])
-        y = g.op("Transpose", g.op("Add", past, new), perm=[0, 2, 1, 3])
-        return g.op("Reshape", y, g.int64(self.rows, W, c.channels))
+        return self.flat(g.op("Transpose", g.op("Add", past, new), perm=[0, 2, 1, 3]), c.channels)

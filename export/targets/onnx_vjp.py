@@ -2,7 +2,7 @@
 
 Written out by hand (reverse mode over the transformer), so that it shares the step graph's weights
 file; matrices are applied transposed by Gemm, never copied. It computes in float32 whatever the
-weights are stored in; quantized matrices are unpacked one at a time, at each use. One picture, the
+weights are stored in; ``unpack_once`` says when quantized matrices become floats. One picture, the
 whole sequence, standard operators only.
 """
 
@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from ..families.tarflow import LAYER_NORM_EPSILON, TarFlowConfig
 from .onnx_graph import OPSET, Graph, WeightsFile
-from .onnx_quantized import OPSET_WITH_4_BITS, dequantized
+from .onnx_quantized import OPSET_WITH_4_BITS, unpacked
 from .onnx_step import Packed
 
 F32 = TensorProto.FLOAT
@@ -51,10 +51,15 @@ class VjpEmitter:
     """Inputs x [T, D], context [T, C], grad_xa and grad_xb [T, D]; output grad_x [T, D]."""
 
     def __init__(
-        self, config: TarFlowConfig, weights: WeightsFile, packed: Packed, precision: str
+        self,
+        config: TarFlowConfig,
+        weights: WeightsFile,
+        packed: Packed,
+        precision: str,
+        unpack_once: bool,
     ) -> None:
         self.c, self.g, self.half = config, Graph(weights), precision == "fp16"
-        self.packed = packed
+        self.packed, self.unpack_once = packed, unpack_once
 
     def build(self) -> onnx.ModelProto:
         c, g = self.c, self.g
@@ -83,19 +88,18 @@ class VjpEmitter:
         weight = self.g.weight(name)
         return self.g.op("Cast", weight, to=F32) if self.half else weight
 
-    def matrix(self, name: str) -> tuple[str, int]:
-        """A weight and whether it is [out, in], as the quantized ones are, or [in, out]."""
+    def matrix(self, name: str) -> str:
+        """A weight, [out, in]."""
         if packed := self.packed.get(name):
-            return dequantized(self.g, name, packed), 1
-        return self.parameter(name), 0
+            return unpacked(self.g, name, packed, once=self.unpack_once)
+        return self.parameter(name)
 
     def linear(self, x: str, name: str) -> str:
-        weight, out_in = self.matrix(f"{name}.weight")
-        return self.g.op("Gemm", x, weight, self.parameter(f"{name}.bias"), transB=out_in)
+        weight, bias = self.matrix(f"{name}.weight"), self.parameter(f"{name}.bias")
+        return self.g.op("Gemm", x, weight, bias, transB=1)
 
     def linear_back(self, grad: str, name: str) -> str:
-        weight, out_in = self.matrix(f"{name}.weight")
-        return self.g.op("Gemm", grad, weight, transB=1 - out_in)
+        return self.g.op("Gemm", grad, self.matrix(f"{name}.weight"))
 
     def mean(self, x: str) -> str:
         return self.g.op("ReduceMean", x, self.g.int64(-1), keepdims=1)

@@ -88,7 +88,7 @@ export function findArtifact(
   const found = manifest.artifacts.find(
     (a) =>
       a.engine === "onnx" && a.precision === precision && a.role === role && a.stage === stage &&
-      a.branches === branches && (role === "vjp" || a.form === "gqa"),
+      a.branches === branches && (role === "vjp" || a.form.startsWith("gqa")),
   );
   if (!found) {
     const what = role === "vjp" ? "denoising" : `${branches}-branch step (form gqa)`;

@@ -14,7 +14,7 @@ export interface Stage {
   step(x: Float32Array, position: number): Promise<Affine>;
 }
 
-/** [branches, W, ...] rows of `stride` values: xb from `offsetB` on; xa likewise, or zero where
+/** [W, branches, ...] rows of `stride` values: xb from `offsetB` on; xa likewise, or zero where
  * `offsetA` is null. */
 export interface Affine {
   readonly data: Float32Array;
@@ -23,8 +23,9 @@ export interface Affine {
   readonly offsetB: number;
 }
 
-// Guesses of a window are kept finite and small: a NaN behind the causal mask would still poison the
-// attention's values. Far above anything a trained model commits, which is never clipped.
+// Where the guesses of a call move by so much together, or one is not finite, they are clipped to
+// +-GUESS_LIMIT: a NaN behind the causal mask would still poison the attention's values. Far above
+// anything a trained model commits, which is never clipped.
 const GUESS_LIMIT = 1e4;
 const PATIENCE = 8; // calls between two looks at whether a window pays
 
@@ -53,14 +54,16 @@ export async function* invert(
     const n = Math.min(window, T - 1 - p);
     const affine = await stage.step(x.subarray(p * patchDim, (p + n) * patchDim), p);
     evaluate(affine, z, found, patchDim, p, n, guidance, weights);
-    let settled = 0;
+    let settled = 0, moved = 0;
     for (let i = 0; i < n; i++) {
-      const row = found.subarray(i * patchDim, (i + 1) * patchDim);
-      if (i > 0) row.forEach((value, d) => (row[d] = bounded(value)));
-      const at = (p + 1 + i) * patchDim;
-      if (i === settled && i < n - 1 && change(row, x, at) <= tolerance) settled++;
-      x.set(row, at);
+      const change = largestChange(found, x, i * patchDim, (p + 1 + i) * patchDim, patchDim);
+      if (i === settled && i < n - 1 && change <= tolerance) settled++;
+      moved += change;
     }
+    if (n > 1 && !(moved < GUESS_LIMIT)) {
+      for (let i = patchDim; i < n * patchDim; i++) found[i] = bounded(found[i]);
+    }
+    x.set(found.subarray(0, n * patchDim), (p + 1) * patchDim);
     p += 1 + settled;
     calls++;
     if (!sequential && calls % PATIENCE === 0) {
@@ -79,17 +82,17 @@ function evaluate(
   const guided = scale > 0;
   const guideA = guided && what !== "b";
   const guideB = guided && what !== "a";
-  const other = n * stride; // the unconditional branch follows
+  const rows = guided ? 2 : 1; // of a patch; the second is the unconditional branch
   for (let i = 0; i < n; i++) {
     const weight = weights[p + i];
     for (let d = 0; d < patchDim; d++) {
-      const at = i * stride + d;
+      const at = i * rows * stride + d;
       let xb = data[at + offsetB];
-      if (guideB) xb = away(xb, data[at + offsetB + other], weight);
+      if (guideB) xb = away(xb, data[at + offsetB + stride], weight);
       let value = z[(p + 1 + i) * patchDim + d];
       if (offsetA !== null) {
         let xa = data[at + offsetA];
-        if (guideA) xa = away(xa, data[at + offsetA + other], weight);
+        if (guideA) xa = away(xa, data[at + offsetA + stride], weight);
         value = Math.fround(value * Math.fround(Math.exp(xa)));
       }
       found[i * patchDim + d] = value + xb;
@@ -102,11 +105,13 @@ function bounded(value: number): number {
   return value >= -GUESS_LIMIT ? Math.min(value, GUESS_LIMIT) : -GUESS_LIMIT;
 }
 
-/** Largest change of a patch against x[at..]; NaN where one value is NaN. */
-function change(row: Float32Array, x: Float32Array, at: number): number {
+/** Largest change of a patch, found[i..] against x[at..]; NaN where one value is NaN. */
+function largestChange(
+  found: Float32Array, x: Float32Array, i: number, at: number, patchDim: number,
+): number {
   let largest = 0;
-  for (let d = 0; d < row.length; d++) {
-    const moved = Math.abs(Math.fround(row[d] - x[at + d]));
+  for (let d = 0; d < patchDim; d++) {
+    const moved = Math.abs(Math.fround(found[i + d] - x[at + d]));
     if (!(moved <= largest)) largest = moved;
     if (Number.isNaN(largest)) return NaN;
   }

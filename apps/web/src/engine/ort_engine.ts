@@ -108,7 +108,7 @@ export class OrtEngine {
   }
 }
 
-/** A block in the form `gqa`; see docs/bundle.md for its inputs and outputs. */
+/** A block in the form `gqa` or `gqa-nbits`; see docs/bundle.md for its inputs and outputs. */
 class OrtStage implements Stage {
   private readonly feeds: Record<string, Tensor> = {};
   private readonly caches: readonly string[];
@@ -134,9 +134,9 @@ class OrtStage implements Stage {
     for (const name of this.caches) {
       this.feeds[name] = new ort.Tensor("float32", new Float32Array(size), shape);
     }
-    if (session.inputNames.includes("qkv_scale")) {
-      const scale = Float32Array.of(1, 1 / attnTemp, 1, 1, 1, 1);
-      this.feeds["qkv_scale"] = new ort.Tensor("float32", scale, [3, 2, 1]);
+    if (this.branches === 2) {
+      const scale = new Float32Array(2 * block.channels).fill(1 / attnTemp).fill(1, 0, block.channels);
+      this.feeds["q_scale"] = new ort.Tensor("float32", scale, [2 * block.channels]);
     }
   }
 
@@ -158,14 +158,14 @@ class OrtStage implements Stage {
     return { data, stride, offsetA: volumePreserving ? null : 0, offsetB: volumePreserving ? 0 : D };
   }
 
-  /** [branches, W, size], without a copy where there is one branch. */
+  /** [1, W, size] without a copy, or the two branches [W, 2, size]. */
   private tensor(parts: readonly Float32Array[], window: number, size: number): Tensor {
-    let data = parts[0];
-    if (parts.length > 1) {
-      data = new Float32Array(parts.length * window * size);
-      parts.forEach((part, i) => data.set(part, i * window * size));
+    if (parts.length === 1) return new this.ort.Tensor("float32", parts[0], [1, window, size]);
+    const data = new Float32Array(2 * window * size);
+    for (let w = 0; w < window; w++) {
+      parts.forEach((part, b) => data.set(part.subarray(w * size, (w + 1) * size), (2 * w + b) * size));
     }
-    return new this.ort.Tensor("float32", data, [parts.length, window, size]);
+    return new this.ort.Tensor("float32", data, [window, 2, size]);
   }
 }
 
