@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from .machine import usable_cores
 
@@ -19,7 +20,10 @@ STAT = Path("/proc/stat")
 WINDOW = 0.25  # seconds
 BUSY_CORES = 0.25  # load of other programs that shows in timings; a quiet desktop has 0.05
 STEAL = 0.02  # share of the machine's time that the hypervisor gave to others
-THROTTLED = 1.15  # calibration against the best seen in this run; 75 % of the clock is 1.33
+THROTTLED = 1.15  # calibration against a good one of this run; 75 % of the clock is 1.33
+# A good calibration is one that a fifth of all reach: the very best may be a moment of turbo, 10 to
+# 15 % faster than all others on a virtual machine, and would call everything else throttled.
+GOOD_SHARE = 0.2
 _PIECE = bytes(1 << 17)  # 131 kB: one core, inside its cache, no memory traffic
 
 
@@ -65,7 +69,7 @@ class Disturbance:
     Attributes:
         other_cores: load of other programs in cores; None where it is unknown.
         steal: stolen share of the machine's time; None where it is unknown.
-        slowdown: of the calibration against the best one of the run.
+        slowdown: of the calibration against a good one of the run.
     """
 
     other_cores: float | None
@@ -85,9 +89,9 @@ class Disturbance:
         return "+".join(words)
 
 
-def disturbance(before: Reading, after: Reading, best_calibration: float) -> Disturbance:
+def disturbance(before: Reading, after: Reading, good_calibration: float) -> Disturbance:
     """Compare two readings of one process."""
-    slowdown = after.calibration / best_calibration if best_calibration > 0 else 1.0
+    slowdown = after.calibration / good_calibration if good_calibration > 0 else 1.0
     seconds = after.wall - before.wall
     if before.cpu is None or after.cpu is None or seconds <= 0:
         return Disturbance(None, None, slowdown)
@@ -156,15 +160,16 @@ class Watch:
         """One for each sample, in order."""
         if self._windows and self._windows[-1] == len(self._readings):
             self.close_window()
-        best = min(reading.calibration for reading in self._readings)
+        ordered = sorted(reading.calibration for reading in self._readings)
+        good = ordered[int(GOOD_SHARE * len(ordered))]
         pairs = zip(self._readings, self._readings[1:], strict=False)
-        found = [disturbance(before, after, best) for before, after in pairs]
+        found = [disturbance(before, after, good) for before, after in pairs]
         return [found[window - 1] for window in self._windows]
 
     @property
     def calibration_ms(self) -> float:
-        """The best calibration of the run."""
-        return 1000 * min(reading.calibration for reading in self._readings)
+        """The median calibration of the run."""
+        return 1000 * median(reading.calibration for reading in self._readings)
 
 
 def describe(cores: int | None = None) -> str:

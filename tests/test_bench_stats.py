@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,21 @@ def test_samples_of_a_window_share_its_disturbance() -> None:
     watch = Watch(lambda: next(readings))
     assert watch.sampled() == 0  # a second after the first reading: closes the window
     assert [d.flag for d in watch.disturbances()] == ["busy"]
+
+
+def test_a_moment_of_turbo_is_not_the_norm() -> None:
+    """One calibration in ten is 15 % faster; a machine that slows down midway is still seen."""
+    cpu = CpuTimes(1.0, 1.0, 0.0)
+
+    def flags(calibrations: Sequence[float]) -> list[str]:
+        readings = iter([Reading(float(-i), 0.0, cpu, c) for i, c in enumerate(calibrations)])
+        watch = Watch(lambda: next(readings))
+        for _ in calibrations[1:]:
+            watch.sampled()
+        return [d.flag for d in watch.disturbances()]
+
+    assert set(flags([0.85, *[1.0] * 9])) == {""}
+    assert flags([1.0] * 5 + [1.3] * 5) == [""] * 4 + ["throttled"] * 5
 
 
 def test_a_real_reading_has_sense() -> None:
