@@ -30,7 +30,7 @@ from .roofline import (
 Floats = npt.NDArray[np.float32]
 
 WINDOWS = (1, 2, 4, 8, 16, 32)
-# A layer's 10 nodes (16 with guidance), besides the products, in operators that compute nothing:
+# A layer's 8 nodes (11 with guidance), besides the products, in operators that compute nothing:
 # norms and attention look at more tensors, and allocate.
 OPERATORS_OF_LAYER = {False: 36, True: 60}
 HOST_CALLS = 200
