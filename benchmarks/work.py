@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from math import prod
-
-from ..runtime.footprint import loaded_bytes
-from ..runtime.manifest import Manifest
+from ..runtime.footprint import cached_bytes, loaded_bytes
+from ..runtime.manifest import Artifact, Manifest
 from ..runtime.spec import ARBlock
 from .contender import Work
-
-CACHE_BYTES = {"fp32": 4, "fp16": 2}  # a number in the KV cache; quantized weights keep float32
 
 
 def picture_bytes(
@@ -22,8 +18,8 @@ def picture_bytes(
     """
     total = 0
     for block in manifest.spec.ar_blocks:
-        weights = _weight_bytes(manifest, block, engine, precision)
-        patch = 2 * block.num_layers * block.channels * CACHE_BYTES.get(precision, 4)
+        step = _step(manifest, block, engine, precision)
+        weights, patch = loaded_bytes(manifest, step, block), cached_bytes(step, block)
         total += work.calls.get(block.name, 0) * weights
         total += work.cached.get(block.name, 0) * branches * patch
     return total
@@ -42,13 +38,11 @@ def picture_flops(manifest: Manifest, work: Work, branches: int) -> int:
     return total
 
 
-def _weight_bytes(manifest: Manifest, block: ARBlock, engine: str, precision: str) -> int:
-    for artifact in manifest.artifacts:
-        if (artifact.engine, artifact.precision, artifact.stage, artifact.role) == (
-            engine,
-            precision,
-            block.name,
-            "step",
-        ):
-            return loaded_bytes(manifest, artifact, block)
-    return 4 * prod((12, block.channels, block.channels, block.num_layers))
+def _step(manifest: Manifest, block: ARBlock, engine: str, precision: str) -> Artifact:
+    """The graph that is called."""
+    return next(
+        artifact
+        for artifact in manifest.artifacts
+        if (artifact.engine, artifact.precision, artifact.stage, artifact.role)
+        == (engine, precision, block.name, "step")
+    )

@@ -54,6 +54,7 @@ from .quantize.search import SearchLimit
 from .quantize.sensitivity import costliest
 from .reference import LayeredReference
 from .targets import TARGETS, Target, TargetOptions, checking_engine
+from .targets.onnx import check_int8_cache
 
 Floats = npt.NDArray[np.float32]
 
@@ -232,6 +233,10 @@ class _Export:
         self.whole = calls <= FULL_CHECK_CALLS and multiplications <= FULL_CHECK_MULTIPLICATIONS
         # Shares of the time. Gradients of long sequences are nearly all of a spot check.
         self.converting, self.checking = (0.6, 0.2) if self.whole else (0.15, 0.85)
+        if request.options.onnx_kv_cache == "int8":
+            check_int8_cache(
+                self.config, [job.precision for job in jobs if job.target.engine == "onnx"]
+            )
         self.method: Method = _method(request, self.whole)
         steering, self.judging = self._read_pictures()
         self.quantizer = BlockQuantizer(checkpoint, self.method, steering, keep=self.whole)
@@ -278,14 +283,17 @@ class _Export:
                 "checked block by block only, without a likelihood: leave it out, or take "
                 "--max-size"
             )
-        if not quantized or not (self.whole or mixed or self.method == "gptq"):
+        int8_cache = any(self._has_int8_cache(job) for job in self.jobs)
+        steered = mixed or self.method == "gptq" or int8_cache
+        if not quantized or not (self.whole or steered):
             data = request.data if self.whole else None
             judging = read_pictures(self.checkpoint, data, limit=NUM_DATA) if data else None
             return _NO_PICTURES, judging
         if not self.whole and request.data is None:
             raise UsageError(
-                f"{'mixed' if mixed else 'gptq'}: a model of {self.checkpoint.num_parameters:,} "
-                "parameters takes too long to make pictures of its own: say --data"
+                f"{'mixed' if mixed else 'gptq' if self.method == 'gptq' else 'an int8 KV cache'}: "
+                f"a model of {self.checkpoint.num_parameters:,} parameters takes too long to make "
+                "pictures of its own: say --data"
             )
         self.progress.update(0.0, "reading pictures" if request.data else "making pictures")
         return read_pictures(self.checkpoint, request.data, limit=MAX_PICTURES).halves()
@@ -319,7 +327,14 @@ class _Export:
 
     def _weights(self, job: Job, stage: ARBlock, trained: BlockWeights) -> BlockWeights:
         formats = self._formats(job, stage)
-        return self.quantizer.quantize(stage, trained, formats) if formats else trained
+        weights = self.quantizer.quantize(stage, trained, formats) if formats else trained
+        if self._has_int8_cache(job):
+            weights = self.quantizer.with_cache_scales(stage, weights)
+        return weights
+
+    def _has_int8_cache(self, job: Job) -> bool:
+        wanted = self.request.options.onnx_kv_cache == "int8"
+        return wanted and job.target.engine == "onnx" and job.is_quantized
 
     # -- convert -----------------------------------------------------------------------------------
 
@@ -416,7 +431,7 @@ class _Export:
                 max_abs_error=error.max_abs_error,
                 psnr_db=error.psnr_db if np.isfinite(error.psnr_db) else None,
                 nbytes=self._artifact_bytes(bundle, job),
-                method=self._method_words() if job.is_quantized else None,
+                method=self._method_words(job) if job.is_quantized else None,
                 formats=self._formats_by_stage(job) if job.precision == "mixed" else None,
             )
             self._refuse_too_large(job, quality.nbytes or 0)
@@ -433,8 +448,11 @@ class _Export:
         files = {file for a in found if a.precision == job.precision for file in a.files}
         return sum(bundle.manifest.files[file].bytes for file in files)
 
-    def _method_words(self) -> str:
-        return self.method if self.method == "rtn" else f"{self.method} on {self.quantizer.words}"
+    def _method_words(self, job: Job) -> str:
+        words = self.method if self.method == "rtn" else f"{self.method} on {self.quantizer.words}"
+        if self._has_int8_cache(job):
+            words += f"; KV cache in int8, scales from {self.quantizer.cache_words}"
+        return words
 
     def _formats_by_stage(self, job: Job) -> dict[str, dict[str, str]]:
         return {stage.name: dict(self._formats(job, stage)) for stage in self.spec.ar_blocks}

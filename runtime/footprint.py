@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .engines.onnx_forms import FLOATS
+from .engines.onnx_forms import has_int8_cache, multiplies_codes
 from .manifest import Artifact, Manifest
 from .spec import ARBlock
 
@@ -31,9 +31,19 @@ class Footprint:
 def loaded_bytes(manifest: Manifest, artifact: Artifact, block: ARBlock) -> int:
     """Weights of an opened graph: its files', or the floats that quantized ones become."""
     stored = sum(manifest.files[file].bytes for file in artifact.files)
-    if artifact.form != FLOATS or artifact.precision in ("fp32", "fp16"):
+    is_float = artifact.engine != "onnx" or artifact.precision in ("fp32", "fp16")
+    if is_float or multiplies_codes(artifact.form):
         return stored
     return 4 * 12 * block.channels**2 * block.num_layers  # qkv, proj and an MLP of four widths
+
+
+def cached_bytes(artifact: Artifact, block: ARBlock) -> int:
+    """Of the keys and values of one patch in one branch of one block."""
+    if has_int8_cache(artifact.form):
+        value_bytes = 1
+    else:  # the state of a Core ML program is fp16; quantized graphs of the others have float32
+        value_bytes = 2 if artifact.engine == "coreml" or artifact.precision == "fp16" else 4
+    return 2 * block.num_layers * block.channels * value_bytes
 
 
 def footprints(manifest: Manifest) -> list[Footprint]:
@@ -56,10 +66,6 @@ def _footprint(manifest: Manifest, engine: str, precision: str) -> Footprint:
         if (a.engine, a.precision) == (engine, precision)
         for file in a.files
     }
-    # The state of a Core ML program is fp16; quantized graphs of the others run in float32.
-    value_bytes = 2 if engine == "coreml" or precision == "fp16" else 4
-    cache = max(
-        2 * b.num_layers * spec.image.num_patches * b.channels * value_bytes for b in spec.ar_blocks
-    )
+    cache = max(spec.image.num_patches * cached_bytes(steps[0], b) for b in spec.ar_blocks)
     disk = sum(manifest.files[file].bytes for file in every)
     return Footprint(engine, precision, disk, max(blocks), sum(blocks), cache)

@@ -1,7 +1,7 @@
 """Quantized ONNX graphs: the same codes as everywhere, and no patch that feels its neighbours.
 
 Models of a test's size get floats when they are loaded; ``codes`` gives them what wide ones have,
-products of codes.
+products of codes, with a float cache or one of int8.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from conftest import CONDITIONAL, GOLDEN, TRAINED, UNCONDITIONAL, VOLUME_PRESERV
 from flowship.export.checkpoint import Checkpoint
 from flowship.export.families.tarflow import BlockWeights
 from flowship.export.parity import check_block
+from flowship.export.quantize.block_quantizer import BlockQuantizer
+from flowship.export.quantize.data import PictureSet
 from flowship.export.quantize.formats import FORMATS
 from flowship.export.quantize.matrix import QuantizedMatrix
 from flowship.export.quantize.rtn import round_to_nearest
@@ -34,6 +36,7 @@ from flowship.runtime.decoder import Decoding
 from flowship.runtime.encoder import encode_blocks
 from flowship.runtime.engines import EngineOptions, find_engine
 from flowship.runtime.engines.onnx_file import check_external_data
+from flowship.runtime.engines.onnx_forms import CODES, CODES_INT8_CACHE, FLOATS
 from flowship.runtime.guidance import Guidance
 from flowship.runtime.hashing import sha256_of
 from flowship.runtime.manifest import ArrayEntry, FileEntry, Golden, Manifest
@@ -69,16 +72,35 @@ def _quantized(weights: BlockWeights, quantize: Quantize) -> BlockWeights:
     return replace(weights, quantized={name: q for name, q in found.items() if q is not None})
 
 
+class Arithmetic(NamedTuple):
+    codes: bool
+    int8_cache: bool
+
+    @property
+    def form(self) -> str:
+        return FLOATS if not self.codes else CODES_INT8_CACHE if self.int8_cache else CODES
+
+
+ARITHMETICS = [Arithmetic(False, False), Arithmetic(True, False), Arithmetic(True, True)]
+
+
 def _export(
-    root: Path, checkpoint: Path, precision: str, quantize: Quantize, codes: bool
+    root: Path, checkpoint: Path, precision: str, quantize: Quantize, arithmetic: Arithmetic
 ) -> Bundle:
     """A bundle without measured quality, of one precision."""
     opened = Checkpoint.open(checkpoint)
+    config = opened.config
+    x = normals(0, 16 * config.num_patches * config.patch_dim)
+    labels = tuple(i % config.num_classes if config.num_classes else None for i in range(16))
+    noise = PictureSet(x.reshape(16, config.num_patches, -1), labels, "noise")
+    quantizer = BlockQuantizer(opened, "rtn", noise, keep=False)
     spec, artifacts, arrays = opened.config.flow_spec(), [], {"var": opened.var()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_target, "WIDE", 0 if codes else 10**6)
+        patch.setattr(onnx_target, "WIDE", 0 if arithmetic.codes else 10**6)
         for stage in spec.ar_blocks:
             weights = _quantized(opened.block(stage.block), quantize)
+            if arithmetic.int8_cache:
+                weights = quantizer.with_cache_scales(stage, weights)
             arrays |= {f"{stage.name}.pos": weights.pos, f"{stage.name}.classes": weights.classes}
             artifacts += TARGETS["onnx"].export_block(
                 root, opened.config, stage, weights, precision, TargetOptions()
@@ -106,34 +128,30 @@ def _export(
 
 
 PRECISIONS = {"int8": _in_format("int8_g128"), "int4": _in_format("int4_g128"), "mixed": _mixed}
-ARITHMETICS = [True, False]  # codes
-
-
-def _name(codes: bool) -> str:
-    return "codes" if codes else "floats"
+Trained = Mapping[tuple[str, Arithmetic], Bundle]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[str, bool], Bundle]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The trained model in every precision and arithmetic."""
     return {
-        (name, codes): _export(tmp_path_factory.mktemp(name), TRAINED, name, quantize, codes)
+        (name, own): _export(tmp_path_factory.mktemp(name), TRAINED, name, quantize, own)
         for name, quantize in PRECISIONS.items()
-        for codes in ARITHMETICS
+        for own in ARITHMETICS
     }
 
 
-@pytest.fixture(params=ARITHMETICS, ids=_name)
-def codes(request: pytest.FixtureRequest) -> bool:
-    found: bool = request.param
+@pytest.fixture(params=ARITHMETICS, ids=lambda own: own.form)
+def arithmetic(request: pytest.FixtureRequest) -> Arithmetic:
+    found: Arithmetic = request.param
     return found
 
 
 @pytest.fixture(params=PRECISIONS)
 def model(
-    request: pytest.FixtureRequest, codes: bool, trained: Mapping[tuple[str, bool], Bundle]
+    request: pytest.FixtureRequest, arithmetic: Arithmetic, trained: Trained
 ) -> Iterator[Model]:
-    bundle = trained[request.param, codes]
+    bundle = trained[request.param, arithmetic]
     engine = find_engine("onnx")(bundle, EngineOptions(request.param, threads=1))
     with closing(engine):
         yield Model(bundle, engine)
@@ -185,11 +203,13 @@ def test_one_matrix(tmp_path: Path, name: str, columns: int, zero_points: bool) 
 
 @pytest.mark.parametrize("checkpoint", [CONDITIONAL, UNCONDITIONAL, VOLUME_PRESERVING])
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_blocks_against_torch(tmp_path: Path, checkpoint: str, precision: str, codes: bool) -> None:
+def test_blocks_against_torch(
+    tmp_path: Path, checkpoint: str, precision: str, arithmetic: Arithmetic
+) -> None:
     """Windows, both branches and gradients, against the values that the codes stand for."""
     path = GOLDEN / f"{checkpoint}.pth"
     quantize = _in_format(TARGETS["onnx"].formats[precision][0])
-    bundle = _export(tmp_path, path, precision, quantize, codes)
+    bundle = _export(tmp_path, path, precision, quantize, arithmetic)
     opened = Checkpoint.open(path)
     block = bundle.spec.ar_blocks[0]
     weights = _quantized(opened.block(block.block), quantize)
@@ -201,8 +221,8 @@ def test_blocks_against_torch(tmp_path: Path, checkpoint: str, precision: str, c
         denoise=True,
         seed=0,
     )
-    # activations in 8 bits: 0.01 to 0.05 measured
-    assert found.max_abs_error < (0.1 if codes else 1e-5)
+    # activations or a cache in 8 bits: 0.01 to 0.05 measured
+    assert found.max_abs_error < (0.1 if any(arithmetic) else 1e-5)
     assert found.gradient_error is not None and found.gradient_error < 1e-4  # they are float32
 
 
@@ -210,7 +230,9 @@ def test_blocks_against_torch(tmp_path: Path, checkpoint: str, precision: str, c
 
 
 @pytest.mark.parametrize("branches", [1, 2])
-def test_every_window_gives_the_same_bits(model: Model, codes: bool, branches: int) -> None:
+def test_every_window_gives_the_same_bits(
+    model: Model, arithmetic: Arithmetic, branches: int
+) -> None:
     """A patch's parameters, in windows of every length, at the end of the cache too.
 
     With codes; floats have one kernel for a single row and another one for more.
@@ -228,7 +250,7 @@ def test_every_window_gives_the_same_bits(model: Model, codes: bool, branches: i
                 np.testing.assert_allclose(
                     found,
                     whole[:, :, position : position + window],
-                    atol=0 if codes else 5e-6,
+                    atol=0 if arithmetic.codes else 5e-6,
                     rtol=0,
                     err_msg=f"{window} at {position}",
                 )
@@ -274,15 +296,15 @@ def test_latents_come_back(model: Model) -> None:
 # ---- files --------------------
 
 
-def test_sizes_and_external_data(trained: Mapping[tuple[str, bool], Bundle]) -> None:
+def test_sizes_and_external_data(trained: Trained) -> None:
     limits = {"int8": 0.30, "mixed": 0.55, "int4": 0.20}  # of float32
     single = 4 * Checkpoint.open(TRAINED).num_parameters
-    for (precision, codes), bundle in trained.items():
+    for (precision, arithmetic), bundle in trained.items():
         files = bundle.manifest.files
         total = sum(entry.bytes for path, entry in files.items() if path.startswith("onnx/"))
         assert total <= limits[precision] * single, (precision, total / single)
         for artifact in bundle.manifest.artifacts:
-            assert artifact.role == "vjp" or artifact.form == ("gqa-nbits" if codes else "gqa")
+            assert artifact.role == "vjp" or artifact.form == arithmetic.form
             names = [Path(file).name for file in artifact.files]
             check_external_data(bundle.artifact_path(artifact), names)
 

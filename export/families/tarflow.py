@@ -508,12 +508,15 @@ class BlockWeights:
         classes: [K + 1, C] class rows and their mean; one row of zeros without classes.
         quantized: what is written in place of the matrix of that name in ``network``, which stays
             the trained one.
+        cache_scales: [layers, 2, C] of one step of an int8 cache, of keys and of values; None where
+            the cache is not quantized.
     """
 
     network: Mapping[str, Floats]
     pos: Floats
     classes: Floats
     quantized: Mapping[str, QuantizedMatrix] = field(default_factory=dict)
+    cache_scales: Floats | None = None
 
     def dequantized(self) -> BlockWeights:
         """The same block with the values that the quantized matrices stand for."""

@@ -82,18 +82,20 @@ class LayerWalk:
         """
         linear = self._linear(matrix)
         total, count = torch.zeros(linear.in_features, linear.in_features), 0
-        handle = linear.register_forward_pre_hook(_stop)
-        try:
-            for hidden in self._hidden:
-                try:
-                    self._layers[self._layer](hidden, None, None)
-                except _StopError as stop:
-                    x = stop.x.reshape(-1, linear.in_features)
-                    total.addmm_(x.T, x)
-                    count += len(x)
-        finally:
-            handle.remove()
+        for hidden in self._hidden:
+            x = self._input(linear, hidden).flatten(0, -2)
+            total.addmm_(x.T, x)
+            count += len(x)
         return total / count
+
+    def largest_outputs(self, matrix: str) -> Tensor:
+        """[out] largest absolute value of each output of a linear of this layer."""
+        linear = self._linear(matrix)
+        largest = torch.zeros(linear.out_features)
+        for hidden in self._hidden:
+            found = linear(self._input(linear, hidden)).abs().flatten(0, -2)
+            largest = torch.maximum(largest, found.amax(0))
+        return largest
 
     def replace(self, matrix: str, quantized: QuantizedMatrix) -> None:
         """Go on with what a quantized matrix stands for; the block's arrays stay as they are."""
@@ -107,6 +109,17 @@ class LayerWalk:
             self._hidden[i] = layer(hidden, None, None)[0]
         self._layers[self._layer] = nn.Identity()  # lets go of replaced matrices
         self._layer += 1
+
+    def _input(self, linear: nn.Linear, hidden: Tensor) -> Tensor:
+        """What the linear reads when the layer reads ``hidden``."""
+        handle = linear.register_forward_pre_hook(_stop)
+        try:
+            self._layers[self._layer](hidden, None, None)
+        except _StopError as stop:
+            return stop.x
+        finally:
+            handle.remove()
+        raise AssertionError("a layer uses all its linears")
 
     def _linear(self, matrix: str) -> nn.Linear:
         linear = self._layers[self._layer].get_submodule(matrix)

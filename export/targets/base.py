@@ -20,6 +20,7 @@ class TargetOptions:
 
     Attributes:
         onnx_form: ``gqa`` or ``core`` (see onnx_step).
+        onnx_kv_cache: of quantized precisions: ``float`` or ``int8``.
         windows: window lengths of static graphs; 1 is always among them.
         executorch_dynamic: one ExecuTorch method for every window instead of static ones.
         denoise: export the vector-Jacobian graphs where the model and the target have them.
@@ -28,6 +29,7 @@ class TargetOptions:
     """
 
     onnx_form: Literal["gqa", "core"] = "gqa"
+    onnx_kv_cache: Literal["float", "int8"] = "float"
     windows: tuple[int, ...] = (1, 8, 32)
     executorch_dynamic: bool = True
     denoise: bool = True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx
 
+from ...runtime.engines.onnx_forms import CODES, CODES_INT8_CACHE, FLOATS
 from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
@@ -55,8 +56,8 @@ class OnnxTarget:
         artifacts, wide = [], config.channels >= WIDE
         for branches in (1, 2):
             if options.onnx_form == "gqa":
-                codes = wide and bool(packed)
-                model = GqaStep(config, file, packed, precision, branches, codes).build()
+                form = _gqa_form(wide and bool(packed), weights.cache_scales is not None)
+                model = GqaStep(config, file, packed, precision, branches, form).build()
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, ()))
                 continue
             for window in options.windows_up_to(config.num_patches):
@@ -76,6 +77,8 @@ class OnnxTarget:
                 f"the onnx form core has no {precision}: its providers lack MatMulNBits; choose "
                 "the form gqa, or fp32 or fp16"
             )
+        if options.onnx_form == "core" and options.onnx_kv_cache == "int8":
+            raise UsageError("the onnx form core has a float KV cache: choose the form gqa")
 
     def _write(
         self,
@@ -100,6 +103,33 @@ class OnnxTarget:
             path=path,
             files=(path, f"onnx/{precision}/{stage.name}.weights.bin"),
         )
+
+
+def check_int8_cache(config: TarFlowConfig, precisions: Collection[str]) -> None:
+    """Refuse an int8 KV cache where it cannot be had.
+
+    Args:
+        precisions: in which the model is exported to ONNX.
+
+    Raises:
+        UsageError: none of them is quantized, or the model is not wide.
+    """
+    if not any(precision in OnnxTarget.formats for precision in precisions):
+        raise UsageError(
+            "--onnx-kv-cache int8 is for quantized precisions of onnx: export one of "
+            f"{', '.join(OnnxTarget.formats)}"
+        )
+    if config.channels < WIDE:
+        raise UsageError(
+            f"--onnx-kv-cache int8 is for models with {WIDE} channels and more, this one has "
+            f"{config.channels}: it computes in float32, where windows would give other pictures "
+            "with such a cache; leave it out"
+        )
+
+
+def _gqa_form(codes: bool, int8_cache: bool) -> str:
+    assert codes or not int8_cache, "see check_int8_cache()"
+    return FLOATS if not codes else CODES_INT8_CACHE if int8_cache else CODES
 
 
 def weights_first(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
+from ...runtime.engines.onnx_forms import has_int8_cache, multiplies_codes
 from ...runtime.errors import UsageError
 from ..families.tarflow import LAYER_NORM_EPSILON, BlockWeights, TarFlowConfig
 from .onnx_graph import OPSET, Graph, WeightsFile
@@ -42,6 +43,11 @@ def float_type(precision: str) -> tuple[npt.DTypeLike, int]:
     return _HALF if precision == "fp16" else _SINGLE
 
 
+def scale_name(kind: str, layer: int, branches: int) -> str:
+    """Steps [branches * C] of the codes of an int8 cache; ``kind`` is k or v."""
+    return f"cache_scales.{kind}.{layer}.{branches}"
+
+
 def add_weights(
     file: WeightsFile, weights: BlockWeights, precision: str, formats: Collection[str]
 ) -> Packed:
@@ -60,6 +66,11 @@ def add_weights(
         UsageError: a matrix in another format.
     """
     dtype, packed = float_type(precision)[0], {}
+    if weights.cache_scales is not None:
+        for layer, scales in enumerate(weights.cache_scales):
+            for n, scale in zip("kv", scales, strict=True):
+                for branches in (1, 2):
+                    file.add(scale_name(n, layer, branches), np.tile(scale, branches))
     for name in weights.network:
         thirds = enumerate("qkv" if ".qkv." in name else "")
         if name in weights.quantized:
@@ -157,6 +168,9 @@ class GqaStep(StepEmitter):
     (GroupQueryAttention refuses the rest). With two branches, x [W, 2, D] is one picture: a patch's
     branches lie side by side and are heads of one sequence, which works for every W and position.
     q_scale [2C] scales the queries, first those of the first branch (attn_temp).
+
+    Args:
+        form: one of those of runtime/engines/onnx_forms.py but ``core``.
     """
 
     def __init__(
@@ -166,10 +180,12 @@ class GqaStep(StepEmitter):
         packed: Packed,
         precision: str,
         branches: int,
-        multiplies_codes: bool,
+        form: str,
     ) -> None:
         super().__init__(config, weights, packed, precision)
-        self.branches, self.multiplies_codes = branches, multiplies_codes
+        self.branches, self.form = branches, form
+        self.multiplies_codes = multiplies_codes(form)
+        self.cache_kind = TensorProto.INT8 if has_int8_cache(form) else self.kind
         self.cache_shape = [
             "R" if branches == 1 else 1,
             branches * config.num_heads,
@@ -189,10 +205,9 @@ class GqaStep(StepEmitter):
             self.pictures_and_patches = g.op("Concat", shape, g.int64(-1), axis=0)
         for i in range(c.layers_per_block):
             for n in "kv":
-                g.input(f"past_{n}_{i}", self.kind, self.cache_shape)
+                g.input(f"past_{n}_{i}", self.cache_kind, self.cache_shape)
         self.body()
-        form = "gqa-nbits" if self.multiplies_codes else "gqa"
-        return g.model(f"{form}_b{self.branches}", OPSET_WITH_4_BITS if self.packed else OPSET)
+        return g.model(f"{self.form}_b{self.branches}", OPSET_WITH_4_BITS if self.packed else OPSET)
 
     def leading(self) -> list[int | str]:
         return ["R", "W"] if self.branches == 1 else ["W", 2]
@@ -213,18 +228,26 @@ class GqaStep(StepEmitter):
                 for third in "qkv"
             ]
             inputs[0] = g.op("Mul", inputs[0], self.q_scale)
+        inputs += [f"past_k_{layer}", f"past_v_{layer}", "seqlens_k", "total_len"]
+        cache: dict[str, str | int] = {}
+        if has_int8_cache(self.form):
+            scales = [g.weight(scale_name(n, layer, self.branches)) for n in "kv"]
+            inputs += ["", "", "", "", "", *scales]  # no rotation, position, bias or sink
+            cache = dict.fromkeys(("k_quant_type", "v_quant_type"), "PER_CHANNEL")
+            cache["kv_cache_bit_width"] = 8
         heads = self.branches * c.num_heads
         out, k, v = g.ops(
             "GroupQueryAttention",
             3,
-            *(*inputs, f"past_k_{layer}", f"past_v_{layer}", "seqlens_k", "total_len"),
+            *inputs,
             domain="com.microsoft",
+            **cache,
             num_heads=heads,
             kv_num_heads=heads,
             scale=float(c.head_dim**-0.5),
         )
         for n, value in (("k", k), ("v", v)):
-            g.output(value, f"present_{n}_{layer}", self.kind, self.cache_shape)
+            g.output(value, f"present_{n}_{layer}", self.cache_kind, self.cache_shape)
         return self.flat(out, c.channels)
 
 

@@ -28,7 +28,8 @@ class _Binding:
     def __init__(self, stage: GqaStage, window: int) -> None:
         branches, N = stage.rows
         D = stage.patch_dim
-        self.rows = rows = run_window(window, stage.form)  # those past the window: thrown away
+        # Rows past the window are thrown away.
+        self.rows = rows = run_window(window, stage.form, 2 if stage.folded else 1)
         # Folded, a patch's branches lie side by side; the host sees [branches, N, W, ...] of both.
         shape = (rows, 2) if stage.folded else (branches * N, rows)
         x, context, output = (
@@ -116,7 +117,7 @@ class GqaStage:
         capacity = cache_capacity(engine.image.num_patches, form)
         heads = block.num_heads * (2 if folded else 1)
         shape = (cache_rows, heads, capacity, block.head_dim)
-        dtype = cache_dtype(engine.info.precision)
+        dtype = cache_dtype(engine.info.precision, form)
         # zeros: a NaN behind the mask would still poison
         self.cache_values = {
             f"{n}_{i}": self._cache_value(np.zeros(shape, dtype))

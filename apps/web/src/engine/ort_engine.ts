@@ -45,19 +45,22 @@ export class OrtEngine {
   /** A block, begun for one picture with this label (null is unconditional). */
   async stage(block: ARBlock, label: number | null, guidance: Guidance): Promise<Stage> {
     const branches = branchesOf(guidance);
-    const session = await this.session("step", block, branches);
+    const artifact = findArtifact(this.bundle.manifest, this.precision, "step", block.name, branches);
+    const session = await this.session(artifact);
     const spec = this.bundle.manifest.spec;
     const rows = await this.contextRows(block);
     const last = spec.numClasses;
     const labels = [label ?? last, last].slice(0, branches);
-    return new OrtStage(this.ort, session, block, spec.image, rows, labels, guidance.attnTemp);
+    const cached = artifact.form.endsWith("-kv8") ? "int8" : "float32";
+    return new OrtStage(this.ort, session, block, spec.image, rows, labels, guidance.attnTemp, cached);
   }
 
   /** Gradient of sum(gradA * xa + gradB * xb) with respect to x; all [T, D]. */
   async vjp(
     block: ARBlock, label: number | null, x: Float32Array, gradA: Float32Array, gradB: Float32Array,
   ): Promise<Float32Array> {
-    const session = await this.session("vjp", block, 1);
+    const artifact = findArtifact(this.bundle.manifest, this.precision, "vjp", block.name, 1);
+    const session = await this.session(artifact);
     const { numPatches: T, patchDim: D } = this.bundle.manifest.spec.image;
     const row = label ?? this.bundle.manifest.spec.numClasses;
     const context = contextOf(await this.contextRows(block), row, block.channels);
@@ -83,8 +86,7 @@ export class OrtEngine {
     }));
   }
 
-  private async session(role: "step" | "vjp", block: ARBlock, branches: number): Promise<InferenceSession> {
-    const artifact = findArtifact(this.bundle.manifest, this.precision, role, block.name, branches);
+  private async session(artifact: Artifact): Promise<InferenceSession> {
     if (!this.keepAll && !this.sessions.has(artifact)) await this.close();
     return remember(this.sessions, artifact, () => this.load(artifact));
   }
@@ -108,7 +110,7 @@ export class OrtEngine {
   }
 }
 
-/** A block in the form `gqa` or `gqa-nbits`; see docs/bundle.md for its inputs and outputs. */
+/** A block in one of the forms `gqa...`; see docs/bundle.md for its inputs and outputs. */
 class OrtStage implements Stage {
   private readonly feeds: Record<string, Tensor> = {};
   private readonly caches: readonly string[];
@@ -123,6 +125,7 @@ class OrtStage implements Stage {
     rows: ContextRows,
     labels: readonly number[],
     attnTemp: number,
+    cached: "float32" | "int8",
   ) {
     this.branches = labels.length;
     this.contexts = labels.map((label) => contextOf(rows, label, block.channels));
@@ -132,7 +135,9 @@ class OrtStage implements Stage {
     const shape = [1, this.branches * block.numHeads, 1, block.headDim];
     const size = shape.reduce((a, b) => a * b, 1);
     for (const name of this.caches) {
-      this.feeds[name] = new ort.Tensor("float32", new Float32Array(size), shape);
+      this.feeds[name] = cached === "int8"
+        ? new ort.Tensor("int8", new Int8Array(size), shape)
+        : new ort.Tensor("float32", new Float32Array(size), shape);
     }
     if (this.branches === 2) {
       const scale = new Float32Array(2 * block.channels).fill(1 / attnTemp).fill(1, 0, block.channels);
