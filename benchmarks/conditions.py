@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from .machine import usable_cores
 
@@ -160,16 +159,19 @@ class Watch:
         """One for each sample, in order."""
         if self._windows and self._windows[-1] == len(self._readings):
             self.close_window()
-        ordered = sorted(reading.calibration for reading in self._readings)
-        good = ordered[int(GOOD_SHARE * len(ordered))]
         pairs = zip(self._readings, self._readings[1:], strict=False)
-        found = [disturbance(before, after, good) for before, after in pairs]
+        found = [disturbance(before, after, self._good_calibration) for before, after in pairs]
         return [found[window - 1] for window in self._windows]
 
     @property
     def calibration_ms(self) -> float:
-        """The median calibration of the run."""
-        return 1000 * median(reading.calibration for reading in self._readings)
+        """A good calibration of the run."""
+        return 1000 * self._good_calibration
+
+    @property
+    def _good_calibration(self) -> float:
+        ordered = sorted(reading.calibration for reading in self._readings)
+        return ordered[int(GOOD_SHARE * len(ordered))]
 
 
 def describe(cores: int | None = None) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flowship.benchmarks import conditions
 from flowship.benchmarks.contender import FlowContender, Subject
 from flowship.benchmarks.formats import read_rows
 from flowship.benchmarks.grid import Case
@@ -33,8 +34,10 @@ Floats = npt.NDArray[np.float32]
 def pace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """pace(seconds, error=0) makes the engine sleep that long in each block, and compute wrong.
 
-    With few patches the sleep is nearly all of the time, however busy the machine is.
+    With few patches the sleep is nearly all of the time, however busy the machine is; its pulse,
+    which would say how busy, stands still.
     """
+    monkeypatch.setattr(conditions, "calibrate", lambda: 1e-4)
     real = find_engine("onnx")
 
     def set_pace(seconds: float, error: float = 0.0) -> None:
