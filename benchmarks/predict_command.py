@@ -219,6 +219,7 @@ def validate_published(size: str, threads: int) -> tuple[Speed, list[Validation]
     try:  # by name: nothing else of the benchmarks needs the exporter
         synthetic = importlib.import_module(f"{package}.synthetic")
         pipeline = importlib.import_module(f"{package}.pipeline")
+        requests = importlib.import_module(f"{package}.request")
         targets = importlib.import_module(f"{package}.targets")
     except ModuleNotFoundError as error:
         raise MissingExtraError("--published", error.name or "torch", "export") from error
@@ -230,7 +231,7 @@ def validate_published(size: str, threads: int) -> tuple[Speed, list[Validation]
         checkpoint = synthetic.write_checkpoint(Path(folder), preset.dataset, config)
         output = Path(folder) / "block.flowship"
         options = targets.TargetOptions(denoise=False)
-        request = pipeline.ExportRequest(("onnx",), ("fp32",), options=options)
+        request = requests.ExportRequest(("onnx",), ("fp32",), options=options)
         pipeline.export_checkpoint(checkpoint, output, request, ProgressLine())
         checkpoint.unlink()
         with Bundle.open(output) as bundle:

@@ -42,7 +42,7 @@ def synthetic_bundle(
     path = cache_folder() / ("-".join(words) + ".flowship")
     if path.is_dir():
         return path
-    synthetic, pipeline = _export_module("synthetic"), _export_module("pipeline")
+    synthetic, pipeline, requests = map(_export_module, ("synthetic", "pipeline", "request"))
     preset = _preset(synthetic, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     progress.note(f"making {name} with random weights once: {path}")
@@ -50,7 +50,7 @@ def synthetic_bundle(
     with TemporaryDirectory(dir=path.parent, prefix=".checkpoint-") as folder:
         checkpoint = synthetic.write_checkpoint(Path(folder), preset.dataset, preset.config)
         known = tuple(precision for precision in precisions if precision)
-        request = pipeline.ExportRequest(tuple(targets), known, name=name)
+        request = requests.ExportRequest(tuple(targets), known, name=name)
         pipeline.export_checkpoint(checkpoint, path, request, progress)
     return path
 

@@ -109,8 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     try:
         from .families.tarflow import ConfigOverrides
-        from .pipeline import ExportRequest, bundle_name, run_export
+        from .pipeline import bundle_name, run_export
         from .quantize.frontier_plot import HEADER, frontier_rows
+        from .request import ExportRequest
         from .targets import TargetOptions
         from .targets.coreml import placement_note
     except ModuleNotFoundError as error:

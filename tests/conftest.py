@@ -15,7 +15,8 @@ from command_line import Terminal
 from filelock import FileLock
 
 from flowship.export.families.tarflow import ConfigOverrides
-from flowship.export.pipeline import ExportRequest, export_checkpoint
+from flowship.export.pipeline import export_checkpoint
+from flowship.export.request import ExportRequest
 from flowship.export.targets import TargetOptions
 from flowship.runtime.progress import ProgressLine
 

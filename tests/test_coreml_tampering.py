@@ -22,6 +22,7 @@ from coreml_tampering import (
 )
 
 from flowship.export import pipeline
+from flowship.export.request import ExportRequest
 from flowship.runtime import Bundle, verification
 from flowship.runtime.engines.base import EngineOptions
 from flowship.runtime.engines.coreml_interpreter import InterpreterEngine
@@ -322,7 +323,7 @@ def test_one_flipped_code_of_the_trained_model(
     monkeypatch.setattr(verification, "QUICK_CALLS", 0)
     for module in (pipeline, verification):
         monkeypatch.setattr(module, "SPOT_PATCHES", 10)
-    request = pipeline.ExportRequest(("coreml",), ("int8",))
+    request = ExportRequest(("coreml",), ("int8",))
     source = tmp_path / "source.flowship"
     pipeline.export_checkpoint(TRAINED, source, request, ProgressLine(enabled=False))
     bundle = with_golden_steps(source, tmp_path / "trained.flowship")

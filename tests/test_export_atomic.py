@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import CONDITIONAL, UNCONDITIONAL, Exporter, golden_model
 
-from flowship.export.pipeline import ExportRequest, export_checkpoint
+from flowship.export.pipeline import export_checkpoint
+from flowship.export.request import ExportRequest
 from flowship.runtime import Bundle, BundleError
 from flowship.runtime.atomic import atomic_folder
 from flowship.runtime.progress import ProgressLine
@@ -24,7 +25,8 @@ TINY = golden_model(UNCONDITIONAL).checkpoint
 STOPPING = """
 import sys, time
 from pathlib import Path
-from flowship.export.pipeline import ExportRequest, export_checkpoint
+from flowship.export.pipeline import export_checkpoint
+from flowship.export.request import ExportRequest
 from flowship.runtime import atomic
 from flowship.runtime.progress import ProgressLine
 

@@ -13,7 +13,8 @@ from command_line import Terminal
 from conftest import CONDITIONAL, UNCONDITIONAL, Exporter, golden_model
 
 from flowship.export import pipeline
-from flowship.export.pipeline import ExportRequest, plan_jobs, run_export
+from flowship.export.pipeline import run_export
+from flowship.export.request import ExportRequest, plan_jobs
 from flowship.runtime import Bundle, ParityError, UsageError
 from flowship.runtime.hashing import sha256_of
 from flowship.runtime.manifest import Manifest, Quality

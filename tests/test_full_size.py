@@ -23,8 +23,9 @@ from conftest import CONDITIONAL, Exporter, GoldenModel, golden_model
 from flowship.export import pipeline
 from flowship.export.checkpoint import Checkpoint
 from flowship.export.parity import fresh_noise
-from flowship.export.pipeline import ExportRequest, export_checkpoint
+from flowship.export.pipeline import export_checkpoint
 from flowship.export.reference import ReferenceBlock
+from flowship.export.request import ExportRequest
 from flowship.runtime import Flow, ParityError, verification
 from flowship.runtime.bundle import Bundle
 from flowship.runtime.engines import onnx, onnx_stage

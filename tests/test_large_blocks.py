@@ -20,12 +20,13 @@ from flowship.export.checkpoint import Checkpoint
 from flowship.export.families.tarflow import BlockWeights
 from flowship.export.lazy import LazyMapping
 from flowship.export.parity import fresh_noise
-from flowship.export.pipeline import ExportRequest, export_checkpoint
+from flowship.export.pipeline import export_checkpoint
 from flowship.export.quantize import block_quantizer
 from flowship.export.quantize.block import quantize_block
 from flowship.export.quantize.formats import FORMATS
 from flowship.export.quantize.layers import matrix_names
 from flowship.export.reference import LayeredReference
+from flowship.export.request import ExportRequest
 from flowship.export.synthetic import PRESETS, write_checkpoint
 from flowship.runtime import CheckpointError
 from flowship.runtime.hashing import sha256_of
