@@ -315,7 +315,6 @@ def test_sizes_and_external_data(trained: Trained) -> None:
         ("int4", "pal4", "gqa", r"onnx int4 cannot store attn_blocks.*as pal4: choose from int4_g"),
         ("int8", "int4_g32", "gqa", r"onnx int8 cannot store .*choose from int8_g128"),
         ("fp32", "int8_g32", "gqa", r"choose from the precisions int8, int4 and mixed"),
-        ("int8", "int8_g32", "core", r"the onnx form core has no int8: .*choose the form gqa"),
         ("int3", "int8_g32", "gqa", r"onnx has no precision 'int3': choose from fp32"),
     ],
 )

@@ -12,6 +12,7 @@ from conftest import TRAINED
 from flowship.export.families.tarflow import TarFlowConfig
 from flowship.export.synthetic import write_checkpoint
 from flowship.runtime import Bundle, Flow, cli
+from flowship.runtime.images import psnr_db
 from flowship.runtime.plan import Plan
 from flowship.runtime.spec import TrainingNoise
 from flowship.runtime.verification import verify_bundle
@@ -107,4 +108,18 @@ def test_refusals(checkpoint: Path, flowship: Terminal) -> None:
     core = flowship.refused(
         "export", checkpoint, "--precision", "int8", "--onnx-form", "core", *wish
     )
-    assert "the onnx form core has no int8" in core
+    assert "the onnx form core has a float KV cache: choose the form gqa" in core
+
+
+def test_the_core_form_unpacks_codes_of_any_width(
+    checkpoint: Path, bundles: dict[str, Path], flowship: Terminal
+) -> None:
+    """For providers without MatMulNBits: the same codes, in float32."""
+    wish = ("--onnx-form", "core", "--precision", "int8,int4", "--windows", "1,4", "--no-denoise")
+    flowship.ok("export", checkpoint, "-o", "core.flowship", *wish, "-q")
+    for precision, floor in (("int8", 40), ("int4", 40)):
+        pictures = []
+        for path in (Path("core.flowship"), bundles["float"]):
+            with Flow.open(path, precision=precision, plan="default") as flow:
+                pictures.append(flow.generate(seed=4, label=1).images)
+        assert psnr_db(*pictures) > floor  # the other one rounds activations to 8 bits

@@ -53,7 +53,8 @@ class OnnxTarget:
             packed = add_weights(file, weights, precision, self.formats.get(precision, ()))
         finally:
             file.close()
-        artifacts, wide = [], config.channels >= WIDE
+        artifacts = []
+        wide = config.channels >= WIDE and options.onnx_form == "gqa"
         for branches in (1, 2):
             if options.onnx_form == "gqa":
                 form = _gqa_form(wide and bool(packed), weights.cache_scales is not None)
@@ -61,7 +62,7 @@ class OnnxTarget:
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, ()))
                 continue
             for window in options.windows_up_to(config.num_patches):
-                model = CoreStep(config, file, precision, branches, window).build()
+                model = CoreStep(config, file, packed, precision, branches, window).build()
                 menu = (window,)
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, menu))
         if options.denoise and config.noise.kind == "gaussian":
@@ -72,11 +73,6 @@ class OnnxTarget:
     def _check(self, precision: str, options: TargetOptions) -> None:
         """Raise UsageError for what cannot be written."""
         check_precision(self, precision)
-        if options.onnx_form == "core" and precision in self.formats:
-            raise UsageError(
-                f"the onnx form core has no {precision}: its providers lack MatMulNBits; choose "
-                "the form gqa, or fp32 or fp16"
-            )
         if options.onnx_form == "core" and options.onnx_kv_cache == "int8":
             raise UsageError("the onnx form core has a float KV cache: choose the form gqa")
 

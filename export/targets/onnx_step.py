@@ -253,7 +253,8 @@ class GqaStep(StepEmitter):
 
 class CoreStep(StepEmitter):
     """Static shapes and standard operators only: Add Cast Concat Gelu Gemm LayerNormalization
-    MatMul Mul Reshape Softmax Split Transpose.
+    MatMul Mul Reshape Softmax Split Transpose (and Slice Sub Unsqueeze on quantized weights, gone
+    when the graph is loaded).
 
     Inputs x [R, W, D], context [R, W, C], mask [1, 1, W, T + W] (additive: cache rows, then new
     rows), q_scale [R, 1, 1, 1], past_{k,v}_l [R, H, T, d]; outputs ab [R, W, 2D or D] and
@@ -262,9 +263,15 @@ class CoreStep(StepEmitter):
     """
 
     def __init__(
-        self, config: TarFlowConfig, weights: WeightsFile, precision: str, rows: int, window: int
+        self,
+        config: TarFlowConfig,
+        weights: WeightsFile,
+        packed: Packed,
+        precision: str,
+        rows: int,
+        window: int,
     ) -> None:
-        super().__init__(config, weights, {}, precision)
+        super().__init__(config, weights, packed, precision)
         self.rows, self.window = rows, window
 
     def build(self) -> onnx.ModelProto:
@@ -277,7 +284,8 @@ class CoreStep(StepEmitter):
                 shape = [self.rows, c.num_heads, c.num_patches, c.head_dim]
                 g.input(f"past_{n}_{i}", self.kind, shape)
         self.body()
-        return g.model(f"core_w{self.window}_r{self.rows}")
+        opset = OPSET_WITH_4_BITS if self.packed else OPSET
+        return g.model(f"core_w{self.window}_r{self.rows}", opset)
 
     def leading(self) -> list[int | str]:
         return [self.rows, self.window]

@@ -14,7 +14,8 @@ from .onnx_forms import cache_dtype
 if TYPE_CHECKING:
     import onnxruntime
 
-MASKED = {"fp32": -1e30, "fp16": -3e4}  # finite, and inside the range of the precision
+# Finite, and inside the range of the precision.
+MASKED, MASKED_FP16 = -1e30, -3e4
 
 
 class CoreStage:
@@ -30,7 +31,8 @@ class CoreStage:
     ) -> None:
         self._sessions, self._branches = sessions, branches
         self._T, self._D = image.num_patches, image.patch_dim
-        self._masked, self._nvp = MASKED[precision], block.scale != "none"
+        self._masked = MASKED_FP16 if precision == "fp16" else MASKED
+        self._nvp = block.scale != "none"
         self.windows = tuple(sorted(sessions))
         shape = (branches, block.num_heads, self._T, block.head_dim)
         names = [f"{n}_{i}" for i in range(block.num_layers) for n in "kv"]
