@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.errors import BundleError, MissingExtraError, UsageError
+from ..runtime.engines.onnxruntime_import import import_onnxruntime
+from ..runtime.errors import BundleError, UsageError
 from ..runtime.manifest import Manifest
 from ..runtime.spec import ARBlock
 
@@ -124,10 +125,7 @@ def measure_launch_seconds(threads: int, seconds: float) -> tuple[float, float]:
 
 def _runner(model: bytes, threads: int, inputs: dict[str, Floats]) -> Callable[[], object]:
     _check(threads)
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("measuring limits", "onnxruntime", "onnx") from error
+    onnxruntime = import_onnxruntime("measuring limits")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

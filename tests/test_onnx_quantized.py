@@ -37,6 +37,7 @@ from flowship.runtime.encoder import encode_blocks
 from flowship.runtime.engines import EngineOptions, find_engine
 from flowship.runtime.engines.onnx_file import check_external_data
 from flowship.runtime.engines.onnx_forms import CODES, CODES_INT8_CACHE, FLOATS
+from flowship.runtime.engines.onnxruntime_import import import_onnxruntime
 from flowship.runtime.guidance import Guidance
 from flowship.runtime.hashing import sha256_of
 from flowship.runtime.manifest import ArrayEntry, FileEntry, Golden, Manifest
@@ -189,7 +190,7 @@ def test_one_matrix(tmp_path: Path, name: str, columns: int, zero_points: bool) 
     path = tmp_path / "m.onnx"
     path.write_bytes(g.model("g", 21).SerializeToString())
     onnx.checker.check_model(str(path), full_check=True)
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = import_onnxruntime("this test")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = random.standard_normal((8, columns)).astype(np.float32)
     y, each, once_, third = session.run(None, {"x": given})

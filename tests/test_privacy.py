@@ -57,6 +57,25 @@ def test_commands_try_no_connection(tmp_path: Path) -> None:
     assert not (tmp_path / "watched").exists()
 
 
+def test_onnx_runtime_sends_no_telemetry(tmp_path: Path) -> None:
+    """It would make a device id when it starts, and look up its server seconds later."""
+    homes = {name: str(tmp_path / name) for name in ("HOME", "XDG_CACHE_HOME")}
+    environment = {**_environment(tmp_path), **homes}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    command = [sys.executable, "-c", CLI, *GENERATE, "-o", "x.png"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "x.png").exists()
+    assert not list(tmp_path.rglob("*onnxruntime*")) and not list(tmp_path.rglob("deviceid"))
+    if strace := shutil.which("strace"):
+        linger = (
+            "from flowship.runtime import Flow; import time\n"
+            "with Flow.open() as flow: flow.generate(); time.sleep(12)"
+        )
+        watched = [strace, "-f", "-e", "trace=connect,sendto", "-o", "calls", sys.executable]
+        subprocess.run([*watched, "-c", linger], cwd=tmp_path, env=environment, check=True)
+        assert "AF_INET" not in (tmp_path / "calls").read_text()
+
+
 def test_the_server_calls_nobody(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WATCHED + CLI, "serve", "--port", "0", "--no-browser",
                "--threads", "1"]  # fmt: skip

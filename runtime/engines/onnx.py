@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import EngineError, MissingExtraError, UsageError
+from ..errors import EngineError, UsageError
 from ..footprint import loaded_bytes
 from ..manifest import Artifact
 from ..spec import ARBlock, FlowSpec, ImageSpec
@@ -17,6 +17,7 @@ from .onnx_file import check_external_data
 from .onnx_forms import CORE, FLOATS
 from .onnx_packed import pack_graph, packed_graph
 from .onnx_stage import GqaStage
+from .onnxruntime_import import import_onnxruntime
 from .resources import SMALL_BLOCK_BYTES, default_threads, resident_bytes
 
 if TYPE_CHECKING:
@@ -59,18 +60,15 @@ class OnnxEngine:
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError("the engine onnx", "onnxruntime", "onnx") from error
-        self.ort, self._bundle, self._options = onnxruntime, bundle, options
+        self.ort = import_onnxruntime("the engine onnx")
+        self._bundle, self._options = bundle, options
         if options.device not in PROVIDERS:
             raise UsageError(
                 f"the engine onnx has no device {options.device!r}: choose from "
                 f"{', '.join(PROVIDERS)}"
             )
         self._provider = PROVIDERS[options.device]
-        available = onnxruntime.get_available_providers()
+        available = self.ort.get_available_providers()
         if self._provider not in available:
             raise EngineError(
                 f"this onnxruntime has no device {options.device!r} (it has "
@@ -82,7 +80,7 @@ class OnnxEngine:
         self._resident_bytes = resident_bytes()
         self._sessions: dict[Artifact, onnxruntime.InferenceSession] = {}
         self._idle: dict[tuple[str, int, int], list[GqaStage]] = {}
-        version = f"onnxruntime {onnxruntime.__version__}"
+        version = f"onnxruntime {self.ort.__version__}"
         self.info = EngineInfo("onnx", version, options.device, options.precision, threads)
 
     def _largest_block_bytes(self) -> int:

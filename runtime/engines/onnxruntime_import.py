@@ -1,0 +1,30 @@
+"""ONNX Runtime, imported without its telemetry.
+
+Version 1.32 for Linux makes a device id and a database under ``$XDG_CACHE_HOME/Microsoft`` when it
+starts, and seconds later looks up a server of its maker to send them to. Only this variable, set
+before the library is loaded, keeps it from that; ``disable_telemetry_events()`` comes too late.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from ..errors import MissingExtraError
+
+
+def import_onnxruntime(what: str) -> Any:
+    """The package onnxruntime.
+
+    Args:
+        what: the feature that needs it, for the error.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise MissingExtraError(what, "onnxruntime", "onnx") from error
