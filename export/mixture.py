@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime.errors import UsageError
 from ..runtime.spec import ARBlock
 from .checkpoint import Checkpoint
 from .quantize.block import Method
 from .quantize.data import PictureSet
-from .quantize.formats import find_formats
+from .quantize.formats import FORMATS, find_formats
 from .quantize.layers import matrix_names
-from .quantize.search import SearchLimit, SearchResult, search_formats
+from .quantize.search import SearchLimit, SearchResult, SizeError, search_formats
 from .quantize.sensitivity import (
     SENSITIVITY_PICTURES,
     Progress,
@@ -71,9 +70,10 @@ class MixtureSearch:
             progress: told fraction and words.
 
         Raises:
-            UsageError: the size cannot be reached.
+            SizeError: the size cannot be reached; it counts all weights of the target, not graphs.
         """
-        names = {target.engine: mixture_formats(target, options) for target in targets}
+        channels = self._checkpoint.config.channels
+        names = {t.engine: mixture_formats(t, options, channels) for t in targets}
         every = list(dict.fromkeys(name for own in names.values() for name in own))
         found = self.measure(every, lambda f, words: progress(_SENSITIVITY_SHARE * f, words))
         mixtures = dict[str, Mixture]()
@@ -87,15 +87,19 @@ class MixtureSearch:
 
             key = own, float_bytes
             if key not in done:
-                done[key] = search_formats(
-                    self._checkpoint,
-                    self._steering,
-                    [s for s in found if s.format in own],
-                    self._method,
-                    self._of_matrices(limit, float_bytes),
-                    float_bytes=float_bytes,
-                    progress=tell,
-                )
+                others = float_bytes * self._other_weights()
+                try:
+                    done[key] = search_formats(
+                        self._checkpoint,
+                        self._steering,
+                        [s for s in found if s.format in own],
+                        self._method,
+                        _of_matrices(limit, others),
+                        float_bytes=float_bytes,
+                        progress=tell,
+                    )
+                except SizeError as error:
+                    raise SizeError(error.least_bytes + others) from error
             mixtures[target.engine] = Mixture(done[key], self._matrix_bytes())
         return mixtures
 
@@ -118,27 +122,29 @@ class MixtureSearch:
         c = self._checkpoint.config
         return c.layers_per_block * (4 + 2 * c.expansion) * c.channels**2
 
-    def _of_matrices(self, limit: SearchLimit, float_bytes: int) -> SearchLimit:
-        """The limit without what is never quantized."""
-        if limit.max_bytes is None:
-            return limit
+    def _other_weights(self) -> int:
+        """Those that are never quantized."""
         config = self._checkpoint.config
-        others = config.num_blocks * (config.block_parameters - self._matrix_weights())
-        left = limit.max_bytes - float_bytes * others
-        if left <= 0:
-            raise UsageError(
-                f"--max-size of {limit.max_bytes} bytes: what is not quantized takes "
-                f"{float_bytes * others} alone"
-            )
-        return SearchLimit(max_bytes=left)
+        return config.num_blocks * (config.block_parameters - self._matrix_weights())
 
 
-def mixture_formats(target: Target, options: TargetOptions) -> tuple[str, ...]:
+def _of_matrices(limit: SearchLimit, others: int) -> SearchLimit:
+    """The limit without the bytes of what is never quantized."""
+    return limit if limit.max_bytes is None else SearchLimit(None, limit.max_bytes - others)
+
+
+def mixture_formats(target: Target, options: TargetOptions, channels: int) -> tuple[str, ...]:
     """Formats that the target's mixture may take.
 
-    Core ML's palettes are for the Neural Engine and its linear codes for the GPU.
+    Core ML's palettes are for the Neural Engine and its linear codes for the GPU. ExecuTorch has
+    whole groups alone.
+
+    Args:
+        channels: of the model; the columns of all matrices are multiples of it.
     """
     names = [name for name in target.formats["mixed"] if name not in _SKIPPED]
+    if target.engine == "executorch":
+        names = [name for name in names if not channels % (FORMATS[name].group_size or 1)]
     if target.engine == "coreml":
         palettes = options.coreml_compute_units in ("all", "cpu-and-ne")
         names = [name for name in names if name.startswith("pal") == palettes]

@@ -25,10 +25,12 @@ BLOCK_PSNR_DB = {"fp16": 50.0}
 QUANTIZED_BLOCK_PSNR_DB = {"coreml": 50.0, "onnx": 30.0, "executorch": 30.0}
 # Of images against the trained model, peak 2, worst picture; fp16 itself gives 58 to 83 dB.
 IMAGE_PSNR_DB = {"fp16": 50.0}
-# The same of the median picture where 8 bits are left: in one picture of 16, sampling doubles any
-# rounding error from patch to patch until it can be seen (27 dB, where others have 46). Fewer bits
-# have no floor: their loss is reported.
-MEDIAN_PSNR_DB = {"int8": 40.0, "pal8": 40.0}
+# XNNPACK also adds up in fp16 where the processor can: 44 dB, where others have 54.
+IMAGE_PSNR_DB_FP16_SUMS = {"fp16": 40.0}
+# The same of the median picture, also where 8 bits are left: in one picture of 16, sampling doubles
+# any rounding error from patch to patch until it can be seen (27 dB, where others have 46). Fewer
+# bits have no floor: their loss is reported.
+MEDIAN_PSNR_DB = {"fp16": 50.0, "int8": 40.0, "pal8": 40.0}
 # Of the vector-Jacobian product, relative. Quantized weights are multiplied in float32 in it.
 MAX_GRADIENT_ERROR = {"fp32": 1e-4, "fp16": 2e-2}
 QUANTIZED_GRADIENT_ERROR = 1e-4
@@ -187,11 +189,13 @@ def refuse_if_bad(what: str, target: EngineName, precision: str, measured: Block
 
 
 def refuse_bad_images(
-    what: str, precision: str, max_abs: float, psnr: float, median: float
+    target: EngineName, precision: str, max_abs: float, psnr: float, median: float
 ) -> None:
     """The same for decoded images, which are compared with those of the trained model."""
+    what = f"{target} {precision}"
+    floors = IMAGE_PSNR_DB_FP16_SUMS if target == "executorch" else IMAGE_PSNR_DB
     _refuse_error(f"{what}, decoded images", precision, max_abs)
-    _refuse_psnr(f"{what}, decoded images", IMAGE_PSNR_DB.get(precision), psnr)
+    _refuse_psnr(f"{what}, decoded images", floors.get(precision), psnr)
     _refuse_psnr(f"{what}, half of the images", MEDIAN_PSNR_DB.get(precision), median)
 
 

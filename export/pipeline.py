@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,16 +45,18 @@ from .checkpoint import Checkpoint
 from .families.tarflow import BlockWeights
 from .mixture import Mixture, MixtureSearch, uniform_formats
 from .parity import SPOT_PATCHES, BlockError, check_block, refuse_if_bad
+from .profile import PROFILE_PRECISION, profiling_bundle
 from .quality import NUM_DATA, Judge, make_golden_pictures
 from .quantize.block import Method
 from .quantize.block_quantizer import BlockQuantizer
 from .quantize.data import MAX_PICTURES, PictureSet, read_pictures
 from .quantize.frontier_plot import frontier_svg
+from .quantize.search import SearchLimit, SizeError
 from .quantize.sensitivity import costliest
 from .reference import LayeredReference
 from .request import ExportRequest, Job, plan_jobs
 from .targets import checking_engine
-from .targets.onnx import check_int8_cache
+from .targets.onnx import HEAD_UNIT, check_int8_cache
 
 Floats = npt.NDArray[np.float32]
 
@@ -72,11 +75,12 @@ class Report:
 
     Attributes:
         manifest: of the bundle.
-        mixtures: what was searched, by engine.
+        mixtures: what was searched, by engine; ``frontiers`` are pictures of it (SVG).
     """
 
     manifest: Manifest
     mixtures: Mapping[str, Mixture]
+    frontiers: Mapping[str, str]
 
 
 def bundle_name(file_name: str) -> str:
@@ -121,6 +125,11 @@ def run_export(
     store = output.with_name(f"{output.name}.search.jsonl")
     with atomic_folder(output) as root:
         report = _Export(opened, root, jobs, request, progress, store).run()
+    if plot := request.plot:
+        for engine, svg in report.frontiers.items():
+            several = len(report.frontiers) > 1
+            own = plot.with_stem(f"{plot.stem}-{engine}") if several else plot
+            own.write_text(svg, "utf-8")
     store.unlink(missing_ok=True)
     return report
 
@@ -151,11 +160,16 @@ class _Export:
         steering, self.judging = self._read_pictures()
         self.quantizer = BlockQuantizer(checkpoint, self.method, steering, keep=self.whole)
         self.search = MixtureSearch(checkpoint, steering, self.method, store)
-        self.mixtures: Mapping[str, Mixture] = {}
+        self.mixtures: dict[str, Mixture] = {}
 
     def run(self) -> Report:
         self._search()
-        artifacts, arrays = self._convert()
+        arrays = self._write_arrays()
+        artifacts = self._fit_size(self._convert(self.jobs))
+        for engine, svg in self._frontiers().items():
+            path = self.root / "quality" / f"frontier-{engine}.svg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(svg, "utf-8")
         (self.root / PLAN).write_text(PlanFile().dumps())
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -179,7 +193,7 @@ class _Export:
         manifest = self._add_peak_memory(manifest)
         (self.root / MANIFEST).write_text(manifest.dumps())
         self.progress.clear()
-        return Report(manifest, self.mixtures)
+        return Report(manifest, self.mixtures, self._frontiers())
 
     # -- quantize ----------------------------------------------------------------------------------
 
@@ -214,17 +228,25 @@ class _Export:
             return
         limit = self.request.limit
         assert limit is not None
-        self.mixtures = self.search.run(targets, self.request.options, limit, self._tell_search)
-        for engine, mixture in self.mixtures.items():
-            words = f"{self.checkpoint.source.file}, {engine}"
-            svg = frontier_svg(words, mixture.found.points, limit.max_increase)
-            path = self.root / "quality" / f"frontier-{engine}.svg"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(svg, "utf-8")
-            if plot := self.request.plot:
-                several = len(self.mixtures) > 1
-                own = plot.with_stem(f"{plot.stem}-{engine}") if several else plot
-                own.write_text(svg, "utf-8")
+        try:
+            self.mixtures |= self.search.run(
+                targets, self.request.options, limit, self._tell_search
+            )
+        except SizeError as error:
+            raise UsageError(
+                f"--max-size of {format_bytes(limit.max_bytes or 0)}: the smallest mixture takes "
+                f"{format_bytes(error.least_bytes)}, and its graphs on top"
+            ) from error
+
+    def _frontiers(self) -> dict[str, str]:
+        """An SVG of each search, by engine."""
+        limit = self.request.max_bpd_increase
+        return {
+            engine: frontier_svg(
+                f"{self.checkpoint.source.file}, {engine}", mixture.found.points, limit
+            )
+            for engine, mixture in self.mixtures.items()
+        }
 
     def _tell_search(self, fraction: float, words: str) -> None:
         self.progress.update(fraction, f"searching: {words}")
@@ -248,16 +270,22 @@ class _Export:
 
     # -- convert -----------------------------------------------------------------------------------
 
-    def _convert(self) -> tuple[list[Artifact], dict[str, ArrayEntry]]:
-        artifacts, arrays = [], {"var": self._write_array("var", self.checkpoint.var())}
-        costs = [job.target.first_block_cost for job in self.jobs]
-        total = sum(costs) + len(self.jobs) * (len(self.spec.ar_blocks) - 1)
-        done = 0.0
-        for number, stage in enumerate(self.spec.ar_blocks):
+    def _write_arrays(self) -> dict[str, ArrayEntry]:
+        arrays = {"var": self._write_array("var", self.checkpoint.var())}
+        for stage in self.spec.ar_blocks:
             weights = self.checkpoint.block(stage.block)
             for name, array in (("pos", weights.pos), ("classes", weights.classes)):
                 arrays[f"{stage.name}.{name}"] = self._write_array(f"{stage.name}.{name}", array)
-            for job, first in zip(self.jobs, costs, strict=True):
+        return arrays
+
+    def _convert(self, jobs: Sequence[Job]) -> list[Artifact]:
+        artifacts: list[Artifact] = []
+        costs = [job.target.first_block_cost for job in jobs]
+        total = sum(costs) + len(jobs) * (len(self.spec.ar_blocks) - 1)
+        done = 0.0
+        for number, stage in enumerate(self.spec.ar_blocks):
+            weights = self.checkpoint.block(stage.block)
+            for job, first in zip(jobs, costs, strict=True):
                 fraction = self.converting * done / total
                 self.progress.update(fraction, f"converting {stage.name} to {job}")
                 options, precision = self.request.options, job.precision
@@ -268,7 +296,42 @@ class _Export:
                 del own
                 done += 1 if number else first
             del weights  # before the next block is read
-        return artifacts, arrays
+        return artifacts
+
+    def _fit_size(self, artifacts: list[Artifact]) -> list[Artifact]:
+        """Search again with less where a mixture is too large with its graphs, which are known now.
+
+        Raises:
+            UsageError: no mixture is small enough.
+        """
+        limit = self.request.max_size
+        for job in self.jobs if limit is not None else ():
+            assert limit is not None
+            wanted = limit
+            while job.precision == "mixed" and (excess := self._nbytes(artifacts, job) - limit) > 0:
+                wanted -= excess
+                try:
+                    self.mixtures |= self.search.run(
+                        [job.target],
+                        self.request.options,
+                        SearchLimit(None, wanted),
+                        self._tell_search,
+                    )
+                except SizeError as error:
+                    least = format_bytes(error.least_bytes + limit - wanted)
+                    raise UsageError(
+                        f"--max-size of {format_bytes(limit)}: the smallest mixture for "
+                        f"{job.target.engine} takes about {least} with its graphs"
+                    ) from error
+                artifacts = [a for a in artifacts if not job.made(a)]
+                shutil.rmtree(self.root / job.target.engine / job.precision)
+                artifacts += self._convert([job])
+        return artifacts
+
+    def _nbytes(self, artifacts: Sequence[Artifact], job: Job) -> int:
+        """Of all files of a job, packages with everything in them."""
+        paths = {self.root / file for a in artifacts if job.made(a) for file in a.files}
+        return sum(path.stat().st_size for path in paths)
 
     def _write_array(self, name: str, array: Floats) -> ArrayEntry:
         path = f"arrays/{name}.f32"
@@ -340,11 +403,10 @@ class _Export:
                 inputs=self._describe_inputs(bundle, job),
                 max_abs_error=error.max_abs_error,
                 psnr_db=error.psnr_db if np.isfinite(error.psnr_db) else None,
-                nbytes=self._artifact_bytes(bundle, job),
+                nbytes=self._nbytes(bundle.manifest.artifacts, job),
                 method=self._method_words(job) if job.is_quantized else None,
                 formats=self._formats_by_stage(job) if job.precision == "mixed" else None,
             )
-            self._refuse_too_large(job, quality.nbytes or 0)
             if judge:
                 fraction = self.converting + self.checking + 0.1 * i / len(errors)
                 self.progress.update(fraction, f"decoding pictures, {job}")
@@ -352,11 +414,6 @@ class _Export:
                     quality = judge.judge(bundle, engine, quality)
                 self._refuse_unlikely(job, quality.bits_per_dim_change or 0.0)
             yield quality
-
-    def _artifact_bytes(self, bundle: Bundle, job: Job) -> int:
-        found = [a for a in bundle.manifest.artifacts if a.engine == job.target.engine]
-        files = {file for a in found if a.precision == job.precision for file in a.files}
-        return sum(bundle.manifest.files[file].bytes for file in files)
 
     def _method_words(self, job: Job) -> str:
         words = self.method if self.method == "rtn" else f"{self.method} on {self.quantizer.words}"
@@ -366,16 +423,6 @@ class _Export:
 
     def _formats_by_stage(self, job: Job) -> dict[str, dict[str, str]]:
         return {stage.name: dict(self._formats(job, stage)) for stage in self.spec.ar_blocks}
-
-    def _refuse_too_large(self, job: Job, nbytes: int) -> None:
-        """Graphs are known only when they are written."""
-        limit = self.request.max_size
-        if limit is not None and job.precision == "mixed" and nbytes > limit:
-            raise ParityError(
-                f"{job}: {format_bytes(nbytes)} with its graphs, the limit is "
-                f"{format_bytes(limit)}: say a --max-size that is {format_bytes(nbytes - limit)} "
-                "smaller"
-            )
 
     def _refuse_unlikely(self, job: Job, change: float) -> None:
         limit = self.request.max_bpd_increase
@@ -413,17 +460,17 @@ class _Export:
         return f"{words}; PSNR of {'decoded images' if self.whole else 'the patches they give'}"
 
     def _write_profile(self, bundle: Bundle) -> None:
-        """Measure convergence with the best engine that takes any window, and rounding with all."""
-        floors, profiler = {}, None
+        """Measure convergence in float32, whatever is exported, and the rounding of all that is."""
+        floors = {}
         for job in self.jobs:
             with closing(self._open_engine(bundle, job)) as engine:
                 floors[str(job)] = measure_floor(Model(bundle, engine))
-            if (job.target.engine, job.precision) == ("onnx", "fp32"):
-                profiler = job
-        if profiler is None or self.request.options.onnx_form != "gqa":
+        if self.config.head_dim % HEAD_UNIT:  # no engine runs any window of it in float32
             return
-        with closing(self._open_engine(bundle, profiler)) as engine:
-            profile = measure_profile(Model(bundle, engine), floors, self._tell_profile)
+        with profiling_bundle(bundle, self.checkpoint) as profiled:
+            options = EngineOptions(PROFILE_PRECISION)
+            with closing(find_engine("onnx")(profiled, options)) as engine:
+                profile = measure_profile(Model(profiled, engine), floors, self._tell_profile)
         (self.root / PLAN).write_text(PlanFile(profile=profile).dumps())
 
     def _tell_profile(self, fraction: float) -> None:

@@ -60,8 +60,7 @@ class Judge:
         images = flow.decode(self.noise, label=labels)
         error, psnr = max_abs_error(images, self.images), psnr_db(images, self.images)
         middle = psnr_db_median(images, self.images)
-        what = f"{quality.engine} {quality.precision}"
-        refuse_bad_images(what, quality.precision, error, psnr, middle)
+        refuse_bad_images(quality.engine, quality.precision, error, psnr, middle)
         z, _ = flow.encode(images, label=labels)
         bits = flow.log_likelihood(self.data, label=list(self.pictures.labels)).bits_per_dim
         change = paired_change(bits, self.reference) if len(bits) > 1 else None

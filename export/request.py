@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..runtime.errors import UsageError
+from ..runtime.manifest import Artifact
 from .families.tarflow import ConfigOverrides
 from .quantize.block import Method
 from .quantize.search import SearchLimit
@@ -76,6 +77,10 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.target.engine} {self.precision}"
+
+    def made(self, artifact: Artifact) -> bool:
+        """Whether an artifact is this job's."""
+        return (artifact.engine, artifact.precision) == (self.target.engine, self.precision)
 
     @property
     def is_quantized(self) -> bool:

@@ -13,17 +13,22 @@ from command_line import Terminal
 from conftest import CONDITIONAL, UNCONDITIONAL, Exporter, golden_model
 
 from flowship.export import pipeline
+from flowship.export.families.tarflow import TarFlowConfig
 from flowship.export.pipeline import run_export
 from flowship.export.request import ExportRequest, plan_jobs
+from flowship.export.synthetic import write_checkpoint
+from flowship.export.targets import TargetOptions
 from flowship.runtime import Bundle, ParityError, UsageError
 from flowship.runtime.hashing import sha256_of
 from flowship.runtime.manifest import Manifest, Quality
 from flowship.runtime.plan import PLAN, PlanFile
 from flowship.runtime.progress import ProgressLine
+from flowship.runtime.spec import TrainingNoise
 from flowship.runtime.verification import verify_bundle
 
 TINY = golden_model(UNCONDITIONAL).checkpoint
 PRECISIONS = ("fp32", "int8", "int4")
+NO_DENOISE = TargetOptions(denoise=False)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +137,7 @@ def test_what_exceeds_the_limit_is_refused_with_the_costliest_matrix(tmp_path: P
 
 
 def test_a_size_that_cannot_be_reached(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="what is not quantized takes"):
+    with pytest.raises(UsageError, match=r"the smallest mixture takes .*, and its graphs on top"):
         _export(tmp_path / "x.flowship", max_size=100)
     assert not (tmp_path / "x.flowship").exists()
 
@@ -178,3 +183,63 @@ def test_the_command_prints_the_frontier(flowship: Terminal) -> None:
     assert "mixtures for onnx" in result.out and "chosen" in result.out
     result = flowship("export", TINY, "-o", "b.flowship", "--max-size", "much")
     assert result.status == 2 and "is not a size, as in 200MB" in result.err
+
+
+# ---- sizes, profiles, refusals -------------------------------------------------------------------
+
+
+def test_a_size_is_kept_with_the_graphs(tmp_path: Path) -> None:
+    """Graphs are a third of so small a model: a limit between two mixtures takes two searches."""
+    sizes = [_quality(path)[p].nbytes or 0 for path, p in _mixtures(tmp_path)]
+    limit = sum(sizes) // 2
+    manifest = _export(tmp_path / "x.flowship", max_size=limit, options=NO_DENOISE)
+    (quality,) = manifest.quality
+    assert min(sizes) <= (quality.nbytes or 0) <= limit
+    least = r"--max-size of .* kB: the smallest mixture for onnx takes about .* kB with its graphs"
+    with pytest.raises(UsageError, match=least):
+        _export(tmp_path / "y.flowship", max_size=min(sizes) - 2000, options=NO_DENOISE)
+    assert not (tmp_path / "y.flowship").exists()
+
+
+def _mixtures(folder: Path) -> list[tuple[Path, str]]:
+    path = folder / "uniform.flowship"
+    _export(path, precisions=("int8", "int4"), options=NO_DENOISE)
+    return [(path, "int8"), (path, "int4")]
+
+
+@pytest.mark.parametrize("target", ["onnx", "coreml"])
+def test_convergence_is_measured_whatever_is_exported(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.flowship"
+    _export(path, targets=(target,), precisions=("int8",), options=NO_DENOISE)
+    profile = PlanFile.loads((path / PLAN).read_text()).profile
+    assert profile and profile.entries and set(profile.floors) == {f"{target} int8"}
+    assert "fp32" in profile.measured_with
+    with Bundle.open(path) as bundle:
+        assert bundle.verify() == [] and list(bundle.manifest.precisions) == [target]
+
+
+def test_a_refused_export_draws_no_plot(tmp_path: Path) -> None:
+    plot = tmp_path / "plot.svg"
+    with pytest.raises(ParityError):
+        wishes = {"precisions": ("mixed", "int4"), "max_bpd_increase": 1e-9}
+        _export(tmp_path / "x.flowship", plot=plot, **wishes)
+    assert not plot.exists()
+
+
+def test_labels_that_the_model_lacks(tmp_path: Path, flowship: Terminal) -> None:
+    images = np.zeros((8, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(8) + 10)
+    checkpoint = golden_model(CONDITIONAL).checkpoint
+    words = ("--precision", "int8", "--data", tmp_path / "data.npz", "-o", "x.flowship")
+    refused = flowship.refused("export", checkpoint, *words)
+    assert "data.npz: there is no class 10: this model has the classes 0 to" in refused
+
+
+def test_heads_that_onnx_runtime_does_not_take(tmp_path: Path, flowship: Terminal) -> None:
+    config = TarFlowConfig(1, 4, 2, 24, 1, 1, 0, True, 12, 4, TrainingNoise("gaussian", 0.1))
+    checkpoint = write_checkpoint(tmp_path, "odd", config)
+    said = ("--head-dim", "12", "--in-channels", "1", "-q")
+    words = ("export", checkpoint, "-o", "x.flowship", *said)
+    refused = flowship.refused(*words)
+    assert "takes heads of multiples of 8 values, this model's have 12: say --onnx-form" in refused
+    flowship.ok(*words, "--onnx-form", "core")

@@ -66,7 +66,7 @@ class Frontier:
         self._options = [tuple(own) for own in options]
         least = [min(choice.nbytes for choice in own) for own in self._options]
         extras = [[c.nbytes - low for c in own] for own, low in zip(options, least, strict=True)]
-        self._least, most = sum(least), sum(map(max, extras))
+        self.least_bytes, most = sum(least), sum(map(max, extras))
         self._unit = max(gcd(*(e for own in extras for e in own)), -(-most // MAX_BINS), 1)
         self._extras = [[-(-extra // self._unit) for extra in own] for own in extras]
         self._increases, self._picks = self._solve()
@@ -91,10 +91,11 @@ class Frontier:
         Raises:
             UsageError: there is none; the message says what is possible.
         """
-        last = (max_bytes - self._least) // self._unit
+        last = (max_bytes - self.least_bytes) // self._unit
         if last < 0:
             raise UsageError(
-                f"no choice of formats takes {max_bytes} bytes or less: {self._least} is the least"
+                f"no choice of formats takes {max_bytes} bytes or less: "
+                f"{self.least_bytes} is the least"
             )
         return self._allocation(int(self._increases[: last + 1].argmin()))
 

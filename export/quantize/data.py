@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...runtime.errors import UsageError
 from ...runtime.images import from_uint8, patchify, to_uint8, unpatchify
+from ...runtime.labels import resolve_labels
 from ...runtime.likelihood import NoiseChoice, add_training_noise, describe_convention
 from ...runtime.pictures import read_labelled
 from ...runtime.spec import FlowSpec
@@ -90,7 +91,10 @@ def read_pictures(
     if data is None:
         return own_pictures(spec, *_generate(checkpoint, own))
     pictures, found = read_labelled(data, spec.image, limit)
-    labels = (None,) * len(pictures) if found is None else tuple(found)
+    try:
+        labels = resolve_labels(found, spec, len(pictures))
+    except UsageError as error:
+        raise UsageError(f"{data}: {error}") from error
     return _with_noise(spec, pictures, labels, f"pictures of {data.name}")
 
 

@@ -44,6 +44,18 @@ class SearchLimit:
             raise UsageError(f"the limit of bits/dim is {self.max_increase}, expected 0 or more")
 
 
+class SizeError(UsageError):
+    """No mixture is as small as it was to be.
+
+    Attributes:
+        least_bytes: what the smallest one takes.
+    """
+
+    def __init__(self, least_bytes: int) -> None:
+        super().__init__(f"no mixture of formats takes less than {least_bytes} bytes")
+        self.least_bytes = least_bytes
+
+
 @dataclass(frozen=True)
 class FrontierPoint:
     """One mixture.
@@ -99,10 +111,12 @@ def search_formats(
         progress: told after each mixture that was measured.
 
     Raises:
-        UsageError: the size cannot be reached.
+        SizeError: the size cannot be reached.
     """
     trial = _Trial(checkpoint, steering, sensitivities, method, float_bytes, progress)
     if limit.max_bytes is not None:
+        if limit.max_bytes < trial.frontier.least_bytes:
+            raise SizeError(trial.frontier.least_bytes)
         chosen = trial.frontier.best(limit.max_bytes)
         trial.measure(chosen, 1.0)
     else:

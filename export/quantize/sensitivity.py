@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...runtime.errors import BundleError
 from ...runtime.hashing import sha256_bytes
 from ...runtime.schema import from_json, parse_json
 from ...runtime.spec import ARBlock
@@ -226,7 +227,10 @@ def _read(store: Path, key: str) -> list[Sensitivity]:
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if line.endswith("\n"):
             where = f"{store}, line {number}"
-            read = from_json(_Line, parse_json(line, where), where)
+            try:
+                read = from_json(_Line, parse_json(line, where), where)
+            except BundleError as error:
+                raise BundleError(f"{error}; remove the file to measure anew") from error
             if read.key == key:
                 found.append(read.sensitivity())
     return found

@@ -21,6 +21,7 @@ from .onnx_vjp import VjpEmitter
 # processors, so that codes save disk and no time; and codes go with 8-bit activations, which cost
 # the embedded model 7 dB (median of 8 pictures in int8).
 WIDE = 512
+HEAD_UNIT = 8  # of ONNX Runtime's GroupQueryAttention
 
 
 class OnnxTarget:
@@ -45,7 +46,7 @@ class OnnxTarget:
         precision: str,
         options: TargetOptions,
     ) -> list[Artifact]:
-        self._check(precision, options)
+        self._check(precision, options, config)
         folder = root / "onnx" / precision
         folder.mkdir(parents=True, exist_ok=True)
         file = WeightsFile(folder / f"{stage.name}.weights.bin", f"{stage.name}.weights.bin")
@@ -70,9 +71,14 @@ class OnnxTarget:
             artifacts.append(self._write(root, model, stage, precision, "vjp", 1, ()))
         return artifacts
 
-    def _check(self, precision: str, options: TargetOptions) -> None:
+    def _check(self, precision: str, options: TargetOptions, config: TarFlowConfig) -> None:
         """Raise UsageError for what cannot be written."""
         check_precision(self, precision)
+        if options.onnx_form == "gqa" and config.head_dim % HEAD_UNIT:
+            raise UsageError(
+                f"the onnx form gqa takes heads of multiples of {HEAD_UNIT} values, this model's "
+                f"have {config.head_dim}: say --onnx-form core"
+            )
         if options.onnx_form == "core" and options.onnx_kv_cache == "int8":
             raise UsageError("the onnx form core has a float KV cache: choose the form gqa")
 
