@@ -92,7 +92,8 @@ class FlowContender:
         if case.window is not None:
             tolerance = default_plan(flow.bundle, case.engine, flow.engine.info.precision).tolerance
             names = [block.name for block in flow.spec.ar_blocks]
-            flow.plan = Plan.uniform(names, case.window, tolerance)
+            window = min(case.window, flow.spec.image.num_patches)  # the whole sequence
+            flow.plan = Plan.uniform(names, window, tolerance)
         self.label = subject.label
         if self.label is None and flow.spec.num_classes:
             self.label = 0

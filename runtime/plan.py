@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 
 from .schema import from_json, parse_json, to_json
+from .spec import MAX_PATCHES
 
 PLAN = "plan.json"
 DEFAULT_TOLERANCE = 1e-5  # float32; a smaller one never settles because of rounding
@@ -18,7 +19,8 @@ class Plan:
     """Window length of each block (1, sequential sampling, where none is named) and tolerance.
 
     Attributes:
-        windows, guided_windows: patches in one call, by stage name, without and with guidance.
+        windows, guided_windows: patches in one call, by stage name, without and with guidance; one
+            that is longer than a sequence means the whole sequence.
         tolerance: largest change of a patch between two calls that counts as none.
         min_committed: by stage name, the patches a call must commit on average for its window to
             pay on the device; a block that commits fewer goes on with W = 1.
@@ -31,8 +33,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         lengths = [*self.windows.values(), *self.guided_windows.values()]
-        if not self.tolerance >= 0 or any(length < 1 for length in lengths):
-            raise ValueError("a window is below 1 or the tolerance below 0")
+        for length in lengths:
+            if not 1 <= length <= MAX_PATCHES:
+                raise ValueError(
+                    f"a window of {str(length)[:40]} patches, expected 1 to {MAX_PATCHES}"
+                )
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance is {self.tolerance}, expected a number from 0 up")
 
     @staticmethod
     def uniform(stages: list[str], window: int, tolerance: float = DEFAULT_TOLERANCE) -> Plan:

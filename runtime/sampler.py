@@ -76,6 +76,7 @@ def invert_windowed(
     """
     T, D = x.shape[1:]
     guided, patches, z = guidance.branches == 2, x[0], x[0].copy()
+    window = min(window, T - 1)  # plans are files: the room they ask for must not be theirs to say
     room = np.empty((window, D), np.float32)
     p, calls, since = 0, 0, 0
     with np.errstate(over="ignore", invalid="ignore"):

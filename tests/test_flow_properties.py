@@ -142,7 +142,7 @@ class _Counting:
     def close(self) -> None: ...
 
 
-@pytest.mark.parametrize("window", [1, 2, 3, 4, 7, 50])
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 7, 50, 10**18])
 @pytest.mark.parametrize("num_patches", [1, 2, 4, 9])
 def test_sampler_on_a_cumulative_sum(window: int, num_patches: int) -> None:
     """x[t] = z[t] + x[t-1] settles one patch a call: the worst case of every window."""

@@ -18,7 +18,7 @@ from flowship.runtime.model import Model
 from flowship.runtime.plan import Convergence, Plan, PlanFile, Profile
 from flowship.runtime.planner import choose_windows, chosen_windows, planned_seconds
 from flowship.runtime.saved_plans import load_saved_plan, plans_folder
-from flowship.runtime.spec import ARBlock
+from flowship.runtime.spec import MAX_PATCHES, ARBlock
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,22 @@ def test_the_embedded_bundle_has_a_profile() -> None:
     assert all(1 <= e.worst <= e.committed <= e.window for e in file.profile.entries)
     assert 0 < file.profile.floors["onnx fp32"] < 1e-5
     assert file.tolerance("onnx", "fp32") == pytest.approx(1e-5, rel=3)
+
+
+@pytest.mark.parametrize("window", [0, MAX_PATCHES + 1, 10**18])
+def test_a_plan_asks_for_no_more_than_a_sequence_can_have(window: int) -> None:
+    with pytest.raises(ValueError, match=f"a window of {window} patches, expected 1 to 65536"):
+        Plan({"block0": window})
+    with pytest.raises(ValueError, match="tolerance is nan"):
+        Plan(tolerance=float("nan"))
+
+
+def test_a_window_longer_than_the_sequence_is_the_whole_sequence() -> None:
+    with Flow.open() as flow:
+        names = [block.name for block in flow.spec.ar_blocks]
+        plans = [Plan(dict.fromkeys(names, window)) for window in (48, MAX_PATCHES)]
+        made = [Flow(flow.bundle, flow.engine, plan).generate(seed=3).pictures() for plan in plans]
+    assert np.array_equal(*made)
 
 
 def test_a_window_is_chosen_where_it_pays() -> None:
@@ -139,5 +155,5 @@ def test_a_damaged_saved_plan_is_named() -> None:
     "text", ['{"plan": {"windows": {"block0": 0}}}', '{"plan": {"tolerance": -1}}']
 )
 def test_wrong_plans_are_refused(text: str) -> None:
-    with pytest.raises(BundleError, match="below"):
+    with pytest.raises(BundleError, match=r"a window of 0 patches|tolerance is -1\.0"):
         PlanFile.loads(text)

@@ -4,6 +4,7 @@ import { bundleError, messageOf } from "./errors";
 import { dumpJson, type Json, parseJson } from "./json";
 import { integer, list, map, number, orNull, record, text } from "./schema";
 import { sha256 } from "./sha256";
+import { MAX_PATCHES } from "./spec";
 
 export const PLAN = "plan.json";
 export const DEFAULT_TOLERANCE = 1e-5; // float32; a smaller one never settles because of rounding
@@ -13,7 +14,8 @@ type ByStage = Readonly<Record<string, number>>;
 
 /** Window length of each block (1 where none is named) and tolerance, as runtime/plan.py has it. */
 export interface Plan {
-  /** Patches in one call, by stage name, without and with guidance. */
+  /** Patches in one call, by stage name, without and with guidance; one that is longer than a
+   * sequence means the whole sequence. */
   readonly windows: ByStage;
   readonly guidedWindows: ByStage;
   /** Largest change of a patch between two calls that counts as none. */
@@ -78,11 +80,12 @@ export const decodePlan = record((fields): Plan => {
   const windows = fields.getOr("windows", map(integer), empty);
   const guidedWindows = fields.getOr("guided_windows", map(integer), empty);
   const tolerance = fields.getOr("tolerance", number, DEFAULT_TOLERANCE);
-  const lengths = [...windows.values(), ...guidedWindows.values()];
-  fields.require(
-    tolerance >= 0 && lengths.every((length) => length >= 1),
-    "a window is below 1 or the tolerance below 0",
-  );
+  for (const length of [...windows.values(), ...guidedWindows.values()]) {
+    fields.require(
+      length >= 1 && length <= MAX_PATCHES, `a window of ${length} patches, expected 1 to ${MAX_PATCHES}`,
+    );
+  }
+  fields.require(tolerance >= 0, `tolerance is ${tolerance}, expected a number from 0 up`);
   return {
     windows: Object.fromEntries(windows),
     guidedWindows: Object.fromEntries(guidedWindows),
@@ -91,25 +94,39 @@ export const decodePlan = record((fields): Plan => {
   };
 });
 
-const decodeConvergence = record((fields): Convergence => ({
-  stage: fields.get("stage", text),
-  window: fields.get("window", integer),
-  guidance: fields.get("guidance", number),
-  committed: fields.get("committed", number),
-}));
+// What is not used here is checked all the same: a file that Python refuses is refused here too.
+const decodeConvergence = record((fields): Convergence => {
+  fields.get("worst", number);
+  return {
+    stage: fields.get("stage", text),
+    window: fields.get("window", integer),
+    guidance: fields.get("guidance", number),
+    committed: fields.get("committed", number),
+  };
+});
 
-const decodeProfile = record((fields): Profile => ({
-  entries: fields.get("entries", list(decodeConvergence)),
-  floors: fields.getOr("floors", map(number), new Map<string, number>()),
-}));
+const decodeProfile = record((fields): Profile => {
+  fields.get("seeds", integer);
+  fields.get("tolerance", number);
+  fields.get("measured_with", text);
+  return {
+    entries: fields.get("entries", list(decodeConvergence)),
+    floors: fields.getOr("floors", map(number), new Map<string, number>()),
+  };
+});
+
+const decodePlanFile = record((fields): PlanFile => {
+  fields.getOr("schema_version", integer, 1);
+  return {
+    plan: fields.getOr("plan", decodePlan, SEQUENTIAL),
+    profile: fields.getOr("profile", orNull(decodeProfile), null),
+  };
+});
 
 /** plan.json's text to its content.
  * @throws FlowshipError with the path of what is wrong. */
 export function loadPlanFile(content: string): PlanFile {
-  return record((fields): PlanFile => ({
-    plan: fields.getOr("plan", decodePlan, SEQUENTIAL),
-    profile: fields.getOr("profile", orNull(decodeProfile), null),
-  }))(parseAs(content, PLAN), PLAN);
+  return decodePlanFile(parseAs(content, PLAN), PLAN);
 }
 
 /** parseJson() with an error that says what the text should have been. */

@@ -4,7 +4,7 @@ import { bundleError } from "./errors";
 import { type Decoder, type Fields, flag, integer, list, number, oneOf, orNull, record, text } from "./schema";
 
 // Nothing that is published comes near these; they keep a hostile manifest from asking for memory.
-const MAX_PATCHES = 2 ** 16;
+export const MAX_PATCHES = 2 ** 16;
 const MAX_CHANNELS = 2 ** 15;
 const MAX_LAYERS = 256;
 const MAX_STAGES = 256;
