@@ -86,6 +86,7 @@ def test_damaged_pictures(server: Running, noise: bytes, at: int) -> None:
     body = {"image": {"file": base64.b64encode(picture).decode()}}
     name, data = server.ask("POST", "/api/encode", body).events[-1]
     assert name == "done" or data["kind"] == "usage", data
+    assert " at 0x" not in data.get("message", ""), "an object of the server's memory"
 
 
 def _png() -> bytes:

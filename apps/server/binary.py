@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ...runtime.errors import FlowshipError, UsageError
 from ...runtime.images import Bytes, Floats
@@ -20,6 +20,7 @@ from .messages import Picture, Pixels
 
 MAX_PIXELS = 1 << 25  # of a picture that is read: 32 megapixels, about 100 MB as RGB
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_KINDS = ", ".join(FORMATS)
 
 
 def encode_floats(array: npt.NDArray[np.float32]) -> str:
@@ -72,10 +73,11 @@ def read_picture(picture: Picture, spec: ImageSpec) -> Floats:
                 return prepare(image, spec)
     except FlowshipError:
         raise
+    except UnidentifiedImageError as error:  # whose own words name an object in memory
+        raise UsageError(f"image.file cannot be read as a picture: expected {_KINDS}") from error
     # Decoders answer damaged files with OSError, SyntaxError, struct.error, MemoryError, ...
     except Exception as error:
-        kinds = ", ".join(FORMATS)
-        raise UsageError(f"image.file cannot be read as a picture ({kinds}): {error}") from error
+        raise UsageError(f"image.file cannot be read as a picture ({_KINDS}): {error}") from error
 
 
 def _from_pixels(picture: Picture, text: str) -> Image.Image:
