@@ -7,11 +7,13 @@ import io
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from command_line import Terminal
 from laptop_server import TOKEN, Running, parse_events, running_server
 from PIL import Image
 
-from flowship.apps.server import client_example
+from flowship.apps.server import client_example, connections
+from flowship.apps.server import server as server_module
 from flowship.apps.server.addresses import listen
 from flowship.apps.server.app import OPERATIONS
 from flowship.apps.server.guard import SECURITY_HEADERS, Hosts
@@ -431,6 +434,25 @@ def test_stopping_ends_streams() -> None:
     name, data = parse_events(b"event: queued\n" + answer.read())[-1]
     assert (name, data["kind"]) == ("error", "stopping")
     connection.close()
+
+
+def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent ones, and those whose request trickles; meanwhile others get the documented error."""
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 1.5)
+    with running_server() as server, ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            for _ in range(5)
+        ]
+        idle[0].sendall(b"GET /api/status HTTP/1.1\r\n")
+        _until(lambda: server.ask("GET", "/api/status").status == 503)
+        busy = server.ask("GET", "/api/status")
+        assert busy.error[:2] == (503, "busy") and busy.headers["retry-after"] == "1"
+        assert busy.headers["content-security-policy"]
+        for connection in idle:
+            assert connection.recv(1) == b"", "the server did not close it"
+        assert server.ask("GET", "/api/status").status == 200
 
 
 def test_many_clients(flow: Flow) -> None:

@@ -36,7 +36,8 @@ _ERRORS = {
     413: "The body is too large",
     415: "The body is not application/json",
     421: "A foreign Host header",
-    503: "The queue is full (Retry-After says when to try again) or the server stops",
+    503: "The queue is full or there are too many connections (Retry-After says when to try again), "
+    "or the server stops",
 }
 _PLAIN_ANSWERS: dict[str, Json] = {
     "/api/status": {
@@ -112,10 +113,10 @@ def _describe(operation: Operation, schemas: Json) -> Json:
 
 
 def _responses(operation: Operation) -> Json:
-    errors = {403, 421, *operation.errors} | (set() if operation.open else {401})
+    errors = {403, 421, 503, *operation.errors} | (set() if operation.open else {401})
     good: Json = {"description": "Done"}
     if operation.body:
-        errors |= {400, 404, 408, 413, 415, 503}
+        errors |= {400, 404, 408, 413, 415}
         names = ", ".join(EVENT_NAMES.values())
         good["description"] = f"Server-sent events: {names}. Their data are the Event schemas."
         good["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
