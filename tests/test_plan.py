@@ -59,7 +59,7 @@ def test_a_window_longer_than_the_sequence_is_the_whole_sequence() -> None:
         names = [block.name for block in flow.spec.ar_blocks]
         plans = [Plan(dict.fromkeys(names, window)) for window in (48, MAX_PATCHES)]
         made = [Flow(flow.bundle, flow.engine, plan).generate(seed=3).pictures() for plan in plans]
-    assert np.array_equal(*made)
+    assert np.array_equal(made[0], made[1])
 
 
 def test_a_window_is_chosen_where_it_pays() -> None:

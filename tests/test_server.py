@@ -505,6 +505,32 @@ def test_client_example(server: Running, tmp_path: Path, flowship: Terminal) -> 
     assert out.read_bytes() == Path("x.png").read_bytes()
 
 
+def _client(address: str, out: Path) -> subprocess.Popen[str]:
+    """The example client, started."""
+    command = [sys.executable, client_example.__file__, address, "-o", str(out)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_client_example_says_what_went_wrong(tmp_path: Path) -> None:
+    """One line and exit 1 where nobody listens, and where somebody else cancels its job."""
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+    refused = _client(f"http://127.0.0.1:{port}/#token=x", tmp_path / "x.png")
+    said, complaint = refused.communicate(timeout=30)
+    assert (refused.returncode, said, complaint.count("\n")) == (1, "", 1), complaint
+    assert f"http://127.0.0.1:{port}/ does not answer: " in complaint
+    with running_server() as server:
+        connection, _ = _start(server, LONG)  # the client's job waits behind it
+        cancelled = _client(f"{server.origin}/#token={TOKEN}", tmp_path / "x.png")
+        _until(lambda: len(server.ask("GET", "/api/jobs").json["jobs"]) == 2)
+        job = server.ask("GET", "/api/jobs").json["jobs"][1]
+        assert server.ask("DELETE", f"/api/jobs/{job['id']}").status == 204
+        said, complaint = cancelled.communicate(timeout=30)
+        connection.close()
+    assert (cancelled.returncode, said, complaint) == (1, "", "the job was cancelled\n")
+    assert not (tmp_path / "x.png").exists()
+
+
 def test_misuse(flowship: Terminal) -> None:
     assert "--port 70000 is not between" in flowship.refused("serve", "--port", 70000)
     assert "--max-jobs 0" in flowship.refused("serve", "--max-jobs", 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import http.client
 import json
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import IO, Any
 from urllib.parse import parse_qs, urldefrag
 
 Json = dict[str, Any]
+BROKEN = (OSError, http.client.HTTPException)  # what a refused or lost connection raises
 
 
 class Client:
@@ -39,14 +41,19 @@ class Client:
 
     def stream(self, path: str, body: Json) -> Iterator[tuple[str, Json]]:
         """Name and data of every event of a POST route; close it to cancel the job."""
+        name = ""
         with self._open(path, json.dumps(body).encode()) as answer:
-            name = ""
-            for line in answer:
-                key, _, value = line.decode().rstrip("\n").partition(": ")
-                if key == "event":
-                    name = value
-                elif key == "data":
-                    yield name, json.loads(value)
+            try:
+                for line in answer:
+                    key, _, value = line.decode().rstrip("\n").partition(": ")
+                    if key == "event":
+                        name = value
+                    elif key == "data":
+                        yield name, json.loads(value)
+            except BROKEN as error:
+                sys.exit(f"the connection to {self._base} broke off: {error}")
+        if name not in ("done", "error", "cancelled"):
+            sys.exit(f"{self._base} ended the stream early")
 
     def _open(self, path: str, data: bytes | None = None) -> IO[bytes]:
         """Tries again where the server is busy, when it says so."""
@@ -61,6 +68,8 @@ class Client:
                     if error.status != 503 or "Retry-After" not in error.headers:
                         sys.exit(json.load(error)["error"]["message"])
                     time.sleep(int(error.headers["Retry-After"]))
+            except BROKEN as error:
+                sys.exit(f"{self._base} does not answer: {getattr(error, 'reason', error)}")
 
 
 def main() -> None:
@@ -86,6 +95,8 @@ def main() -> None:
             print(arguments.output)
         elif name == "error":
             sys.exit(data["message"])
+        elif name == "cancelled":
+            sys.exit("the job was cancelled")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class ImpatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        """Runs the clock while the head of a request is awaited; bytes that trickle do not stop it."""
+        """Run the clock while the head of a request is awaited; single bytes do not stop it."""
         if self.conn.their_state is not h11.IDLE:
             self._stop()
         elif self._waiting is None:

@@ -36,8 +36,8 @@ _ERRORS = {
     413: "The body is too large",
     415: "The body is not application/json",
     421: "A foreign Host header",
-    503: "The queue is full or there are too many connections (Retry-After says when to try again), "
-    "or the server stops",
+    503: "The queue is full or there are too many connections (Retry-After says when to try "
+    "again), or the server stops",
 }
 _PLAIN_ANSWERS: dict[str, Json] = {
     "/api/status": {
