@@ -4,6 +4,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { deflateRawSync } from "node:zlib";
 import { beforeAll, describe, expect, it } from "vitest";
+import { crc32 } from "../src/core/crc32";
 import { Bundle, type FileSource } from "../src/core/bundle";
 import { loadManifest, type Manifest, MANIFEST } from "../src/core/manifest";
 import { BundleZip } from "../src/core/zip";
@@ -19,6 +20,9 @@ interface Entry {
   mode?: number;
   /** What the directory says where it lies. */
   bytes?: number;
+  crc?: number;
+  /** What the packed bytes become. */
+  damage?: (packed: Buffer) => void;
 }
 
 /** A zip as other programs write it. */
@@ -26,9 +30,11 @@ function zip(entries: readonly Entry[]): Uint8Array<ArrayBuffer> {
   const parts: Buffer[] = [];
   const directory: Buffer[] = [];
   let offset = 0;
-  for (const { name, data, method = 8, flags = 0, mode = 0, bytes = data.length } of entries) {
+  for (const entry of entries) {
+    const { name, data, method = 8, flags = 0, mode = 0, bytes = data.length, crc = crc32(data) } = entry;
     const path = Buffer.from(name);
     const packed = method === 8 ? deflateRawSync(data) : Buffer.from(data);
+    entry.damage?.(packed);
     const local = Buffer.alloc(30);
     local.writeUInt32LE(0x04034b50, 0);
     local.writeUInt16LE(method, 8);
@@ -38,6 +44,7 @@ function zip(entries: readonly Entry[]): Uint8Array<ArrayBuffer> {
     central.writeUInt32LE(0x02014b50, 0);
     central.writeUInt16LE(flags, 8);
     central.writeUInt16LE(method, 10);
+    central.writeUInt32LE(crc, 16);
     central.writeUInt32LE(packed.length, 20);
     central.writeUInt32LE(bytes, 24);
     central.writeUInt16LE(path.length, 28);
@@ -127,6 +134,20 @@ describe("a zipped bundle", () => {
     await expect(read(with_({ data: longer }))).rejects.toThrow(`has ${bytes(4)} bytes, expected ${bytes(0)}`);
     await expect(read(with_({ data: longer, method: 8, bytes: data.length }))).rejects.toThrow(/is longer than it says/);
     await expect(read(with_({ data: data.subarray(9), method: 8, bytes: data.length }))).rejects.toThrow(`ends after ${bytes(-9)} bytes`);
+  });
+
+  const damages: [string, Partial<Entry>, RegExp][] = [
+    ["cannot be unpacked", { method: 8, damage: (packed) => packed.fill(0xff, 0, 9) }, /zip is damaged: manifest.json cannot be unpacked/],
+    ["has another checksum", { crc: 1 }, /zip is damaged: the checksum of manifest.json is wrong/],
+    ["has another byte", { method: 0, damage: (packed) => (packed[99] ^= 1) }, /the checksum of manifest.json is wrong/],
+  ];
+  it.each(damages)("is refused where its manifest %s", async (_, change, words) => {
+    await expect(read(zip([{ ...small[0], ...change }]))).rejects.toThrow(words);
+  });
+
+  it("is refused where the checksum of another file is wrong", async () => {
+    const changed = files.map((file) => (file.name === GRAPH ? { ...file, crc: 1 } : file));
+    await expect(read(zip(changed))).rejects.toThrow(`the checksum of ${GRAPH} is wrong`);
   });
 
   it("is refused where it unpacks to far more than it is", async () => {

@@ -1,5 +1,6 @@
 /** PNG files that carry the recipe of their picture, in the text chunks that Python writes. */
 
+import { crc32 } from "./crc32";
 import { messageOf, usageError } from "./errors";
 import { describeRecipe, dumpRecipe, loadRecipe, type Recipe } from "./recipe";
 import type { Pixels } from "../engine/api";
@@ -8,10 +9,6 @@ const RECIPE_KEY = "flowship";
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 const MAX_TEXT = 4 << 20; // characters of a recipe that is read
 const COLOR_TYPES = { 1: 0, 3: 2, 4: 6 } as const;
-const CRC_TABLE = Int32Array.from({ length: 256 }, (_, n) => {
-  for (let bit = 0; bit < 8; bit++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
-  return n;
-});
 
 /** A PNG of one picture, with its recipe in the chunks `flowship`, `Software` and `Description`. */
 export async function encodePng(pixels: Pixels, recipe: Recipe | null = null): Promise<Uint8Array<ArrayBuffer>> {
@@ -114,12 +111,6 @@ function chunk(type: string, body: Uint8Array): Uint8Array {
   found.set(body, 8);
   view.setUint32(body.length + 8, crc32(found.subarray(4, body.length + 8)));
   return found;
-}
-
-function crc32(data: Uint8Array): number {
-  let crc = -1;
-  for (const byte of data) crc = CRC_TABLE[(crc ^ byte) & 255] ^ (crc >>> 8);
-  return ~crc >>> 0;
 }
 
 async function pipe(data: Uint8Array<ArrayBuffer>, through: CompressionStream): Promise<Uint8Array> {

@@ -1,6 +1,7 @@
 /** A zipped bundle: its entries are checked against its manifest, then read one by one. */
 
-import { bundleError, messageOf } from "./errors";
+import { Crc32 } from "./crc32";
+import { bundleError, FlowshipError, messageOf } from "./errors";
 import { quote } from "./json";
 import { commas, type Manifest, MANIFEST, MAX_MANIFEST_BYTES } from "./manifest";
 import { checkDistinct, checkRelative } from "./safe_paths";
@@ -21,6 +22,7 @@ interface Entry {
   readonly method: number;
   readonly packedBytes: number;
   readonly bytes: number;
+  readonly crc32: number;
   /** Of its local header. */
   readonly offset: number;
 }
@@ -47,7 +49,12 @@ export class BundleZip {
         `${MANIFEST} has ${commas(bytes)} bytes, at most ${commas(MAX_MANIFEST_BYTES)} are read`,
       );
     }
-    return new Uint8Array(await new Response(await this.stream(MANIFEST)).arrayBuffer());
+    try {
+      return await collect(await this.stream(MANIFEST), bytes);
+    } catch (error) {
+      if (error instanceof FlowshipError) throw error;
+      throw damaged(`${MANIFEST} cannot be unpacked (${messageOf(error)})`);
+    }
   }
 
   /** Throw unless every declared file is there with its size, and all of it can be true. */
@@ -68,7 +75,8 @@ export class BundleZip {
     }
   }
 
-  /** A file's bytes in pieces; the stream fails where there are more or fewer than declared. */
+  /** A file's bytes in pieces; the stream fails where there are more or fewer than declared, or
+   * others than its checksum says. */
   async stream(path: string): Promise<ReadableStream<Uint8Array<ArrayBuffer>>> {
     const entry = this.entry(path);
     const header = await bytesOf(this.blob, entry.offset, 30);
@@ -78,7 +86,7 @@ export class BundleZip {
     const packed = this.blob.slice(start, start + entry.packedBytes).stream();
     const plain = entry.method === STORED
       ? packed : packed.pipeThrough(new DecompressionStream("deflate-raw"));
-    return plain.pipeThrough(exactly(entry.bytes, path));
+    return plain.pipeThrough(exactly(entry, path));
   }
 
   private entry(path: string): Entry {
@@ -88,19 +96,36 @@ export class BundleZip {
   }
 }
 
-/** Passes on `bytes` bytes and fails on any other number of them. */
-function exactly(bytes: number, path: string): TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>> {
+/** Passes on as many bytes as there should be, with their checksum, and fails on others. */
+function exactly(
+  { bytes, crc32 }: Entry, path: string,
+): TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>> {
+  const crc = new Crc32();
   let total = 0;
   return new TransformStream({
     transform(piece, controller) {
       total += piece.length;
       if (total > bytes) throw bundleError(`the zip's ${path} is longer than it says`);
+      crc.update(piece);
       controller.enqueue(piece);
     },
     flush() {
       if (total < bytes) throw bundleError(`the zip's ${path} ends after ${commas(total)} bytes`);
+      if (crc.value !== crc32) throw damaged(`the checksum of ${path} is wrong`);
     },
   });
+}
+
+/** All of a stream of `bytes` bytes; its own error where it fails, which a Response would hide. */
+async function collect(stream: ReadableStream<Uint8Array>, bytes: number): Promise<Uint8Array<ArrayBuffer>> {
+  const found = new Uint8Array(bytes);
+  const reader = stream.getReader();
+  for (let at = 0; ; ) {
+    const { done, value } = await reader.read();
+    if (done) return found;
+    found.set(value, at);
+    at += value.length;
+  }
 }
 
 interface RawEntry extends Entry {
@@ -153,6 +178,7 @@ function parseDirectory(view: DataView<ArrayBuffer>, count: number): RawEntry[] 
       // Without the UTF-8 flag it is code page 437; ASCII, all that a bundle may use, is the same.
       name: new TextDecoder(flags & 0x800 ? "utf-8" : "latin1").decode(raw),
       method: view.getUint16(at + 10, true),
+      crc32: view.getUint32(at + 16, true),
       flags,
       fileKind: (view.getUint16(at + 40, true) & 0o170000),
       ...sizes,
