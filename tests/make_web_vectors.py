@@ -5,16 +5,22 @@ Make them again with ``python tests/make_web_vectors.py`` from the repository's 
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from flowship.runtime import Flow
+from flowship.runtime import BundleError, Flow
+from flowship.runtime.bundle import EMBEDDED
+from flowship.runtime.bundle_rules import check_manifest
+from flowship.runtime.manifest import MANIFEST, Manifest
 from flowship.runtime.normal import normals, normals_from_words
-from flowship.runtime.plan import Plan
+from flowship.runtime.plan import PLAN as PLAN_FILE
+from flowship.runtime.plan import Plan, PlanFile
 from flowship.runtime.prepare import prepare
 from flowship.runtime.recipe import Recipe
 
@@ -25,6 +31,24 @@ WORDS = (553165406, 3741801889, 0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFF
 STREAMS = ((SEED, 16, 0, 0), (1, 8, 0, 0), (SEED, 8, 4 * (2**32 + 5), 7))
 PLAN = Plan({"block3": 8, "block2": 1}, {"block0": 4}, 2e-05, {"block3": 1.5})
 SIZES = ((28, 28, "L"), (40, 31, "RGB"), (17, 60, "RGBA"))
+
+
+# Every key of a file is left out once, and has each of these values once.
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3.5,
+    70_000,
+    "x",
+    "",
+    [],
+    ["x"],
+    {},
+    {"x": {"y": 1}},
+)
 
 
 def _bits(values: Any) -> list[str]:
@@ -42,6 +66,48 @@ def _recipe() -> Recipe:
         "0.1.0", "näme", "a" * 64, "onnx", "onnxruntime 1.32.0", "cpu", "fp32", PLAN.sha256,
         (2**64 - 1, 3, 4), (None, 7, 0), guidance=1.5, columns=2, plan=PLAN,
     )  # fmt: skip
+
+
+def _keys(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of every key; of lists and of maps with many names of their own the first."""
+    if isinstance(value, dict):
+        few = path in (("arrays",), ("files",), ("profile", "floors"))
+        for key in list(value)[: 1 if few else None]:
+            yield (*path, key)
+            yield from _keys(value[key], (*path, key))
+    elif isinstance(value, list) and value:
+        yield from _keys(value[0], (*path, 0))
+
+
+def _check_manifest(text: str) -> None:
+    check_manifest(Manifest.loads(text))
+
+
+def _verdicts(file: str, check: Callable[[str], object]) -> list[dict[str, Any]]:
+    """For each key a letter for each change: r where Python refuses the file, t where it takes it.
+
+    The first change leaves the key out, the others are WRONG.
+    """
+    original = json.loads((EMBEDDED / file).read_text("utf-8"))
+    found = []
+    for path in _keys(original):
+        letters = ""
+        for number in range(len(WRONG) + 1):
+            changed = copy.deepcopy(original)
+            place = changed
+            for key in path[:-1]:
+                place = place[key]
+            if number:
+                place[path[-1]] = WRONG[number - 1]
+            else:
+                del place[path[-1]]
+            try:
+                check(json.dumps(changed))
+                letters += "t"
+            except BundleError:
+                letters += "r"
+        found.append({"path": list(path), "verdicts": letters})
+    return found
 
 
 def make() -> dict[str, Any]:
@@ -80,6 +146,9 @@ def make() -> dict[str, Any]:
         "prepared": prepared,
         "scores": scores,
         "pictures": made,
+        "wrong": list(WRONG),
+        "verdicts": {MANIFEST: _verdicts(MANIFEST, _check_manifest),
+                     PLAN_FILE: _verdicts(PLAN_FILE, PlanFile.loads)},
     }  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 /** The whole host code with the embedded model, against what Python gives (tests/make_web_vectors.py). */
 
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { encodePng, readPngRecipe } from "../src/core/png";
 import { normalOfWord, normals } from "../src/core/normal";
@@ -10,10 +8,7 @@ import { prepare } from "../src/core/prepare";
 import { describeRecipe, dumpRecipe, loadRecipe } from "../src/core/recipe";
 import type { Flow } from "../src/engine/flow";
 import { openEmbedded } from "./embedded";
-
-const VECTORS = JSON.parse(
-  readFileSync(join(import.meta.dirname, "../../../tests/web_vectors/vectors.json"), "utf8"),
-);
+import { VECTORS } from "./vectors";
 
 interface Prepared { width: number; height: number; mode: string; input: number[]; levels: number[] }
 interface Made {

@@ -3,6 +3,7 @@
 import { bundleError, FlowshipError } from "./errors";
 import type { Json } from "./json";
 import { quote } from "./json";
+import { decodeGolden, decodeQuality, engineName } from "./measured";
 import { parseAs } from "./plan";
 import { checkDistinct, checkRelative } from "./safe_paths";
 import { type Decoder, integer, list, map, oneOf, orNull, record, text } from "./schema";
@@ -53,6 +54,8 @@ export interface Manifest {
   readonly arrays: ReadonlyMap<string, ArrayEntry>;
   readonly files: ReadonlyMap<string, FileEntry>;
   readonly artifacts: readonly Artifact[];
+  /** Paths of the pictures that `flowship verify` makes again. */
+  readonly goldenPictures: readonly string[];
 }
 
 /** Parse and validate.
@@ -125,7 +128,7 @@ const decodeArray: Decoder<ArrayEntry> = record((fields) => ({
 }));
 
 const decodeArtifact: Decoder<Artifact> = record((fields) => ({
-  engine: fields.get("engine", oneOf("onnx", "executorch", "coreml")),
+  engine: fields.get("engine", engineName),
   precision: fields.get("precision", text),
   role: fields.get("role", oneOf("step", "vjp")),
   stage: fields.get("stage", text),
@@ -136,21 +139,28 @@ const decodeArtifact: Decoder<Artifact> = record((fields) => ({
   files: fields.get("files", list(text)),
 }));
 
-const decodeSource = record((fields) => ({
-  file: fields.get("file", text),
-  licence: fields.get("licence", orNull(text)),
-  numParameters: fields.getOr("num_parameters", orNull(integer), null),
-}));
+const decodeSource = record((fields) => {
+  fields.get("sha256", text);
+  return {
+    file: fields.get("file", text),
+    licence: fields.get("licence", orNull(text)),
+    numParameters: fields.getOr("num_parameters", orNull(integer), null),
+  };
+});
 
-const decodeManifest: Decoder<Manifest> = record((fields) => ({
-  flowshipVersion: fields.get("flowship_version", text),
-  name: fields.get("name", text),
-  spec: fields.get("spec", decodeSpec),
-  source: fields.get("source", decodeSource),
-  arrays: fields.get("arrays", map(decodeArray)),
-  files: fields.get("files", map(decodeFile)),
-  artifacts: fields.get("artifacts", list(decodeArtifact)),
-}));
+const decodeManifest: Decoder<Manifest> = record((fields) => {
+  fields.get("quality", list(decodeQuality));
+  return {
+    flowshipVersion: fields.get("flowship_version", text),
+    name: fields.get("name", text),
+    spec: fields.get("spec", decodeSpec),
+    source: fields.get("source", decodeSource),
+    arrays: fields.get("arrays", map(decodeArray)),
+    files: fields.get("files", map(decodeFile)),
+    artifacts: fields.get("artifacts", list(decodeArtifact)),
+    goldenPictures: fields.get("golden", decodeGolden),
+  };
+});
 
 function checkManifest(manifest: Manifest): void {
   checkName(manifest.name);
@@ -158,6 +168,7 @@ function checkManifest(manifest: Manifest): void {
   checkArrays(manifest);
   for (const block of arBlocks(manifest.spec)) checkCache(manifest.spec, block);
   manifest.artifacts.forEach((artifact, i) => checkArtifact(manifest, `artifacts[${i}]`, artifact));
+  for (const path of manifest.goldenPictures) declaredBytes(manifest, "golden picture", path);
 }
 
 /** It is shown, and becomes part of file names. */
