@@ -32,6 +32,12 @@ class FakeWorker {
     if (asked?.kind !== "call") throw new Error(`${method} was not asked`);
     this.onmessage?.({ data: { kind: "result", id: asked.id, result } });
   }
+
+  fail(method: string, name: string): void {
+    const asked = this.sent.findLast((message) => message.kind === "call" && message.method === method);
+    if (asked?.kind !== "call") throw new Error(`${method} was not asked`);
+    this.onmessage?.({ data: { kind: "error", id: asked.id, error: { kind: null, name, message: "" } } });
+  }
 }
 
 let workers: FakeWorker[] = [];
@@ -40,7 +46,10 @@ beforeEach(() => {
   vi.stubGlobal("Worker", FakeWorker);
   vi.stubGlobal("document", { baseURI: "http://127.0.0.1/" });
 });
-afterEach(() => vi.unstubAllGlobals());
+afterEach(() => {
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+});
 
 it("opens each further model in a worker of its own, after what was asked before", async () => {
   const backend = openBrowserBackend();
@@ -59,6 +68,44 @@ it("opens each further model in a worker of its own, after what was asked before
   workers[1].answer("listModels", ["model"]);
   workers[1].answer("open", "second");
   expect([await models, await second]).toEqual([["model"], "second"]);
+});
+
+it("ends a worker that does not come back from a cancelled call, and opens the model again", async () => {
+  vi.useFakeTimers();
+  const backend = openBrowserBackend();
+  const opening = backend.open("embedded", { threads: 2 });
+  workers[0].answer("open", "model");
+  await opening;
+  const cancel = new AbortController();
+  const stuck = backend.generate({ seed: 1n }, undefined, cancel.signal);
+  const models = backend.listModels(); // waits behind it
+  const cancelled = expect(stuck).rejects.toThrow("the call was cancelled");
+  cancel.abort();
+  expect(workers[0].methods).toEqual(["start", "open", "generate", "listModels", "cancel"]);
+  await vi.advanceTimersByTimeAsync(3000);
+  expect(workers[0].ended).toBe(false);
+  await vi.advanceTimersByTimeAsync(2000);
+  await cancelled;
+  expect(workers[0].ended).toBe(true);
+  expect(workers[1].methods).toEqual(["start", "open", "listModels"]);
+  expect(workers[1].sent[1]).toMatchObject({ args: ["embedded", { threads: 2 }] });
+  workers[1].answer("open", "again");
+  workers[1].answer("listModels", ["model"]);
+  expect(await models).toEqual(["model"]);
+});
+
+it("keeps a worker that answers a cancel", async () => {
+  vi.useFakeTimers();
+  const backend = openBrowserBackend();
+  const cancel = new AbortController();
+  const importing = backend.store.importZip(new Blob(), undefined, cancel.signal);
+  const cancelled = expect(importing).rejects.toThrow("the call was cancelled");
+  cancel.abort();
+  workers[0].fail("importZip", "AbortError");
+  await cancelled;
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(workers).toHaveLength(1);
+  expect(workers[0].ended).toBe(false);
 });
 
 it("tells those who wait that the worker has ended, and starts another for the next call", async () => {

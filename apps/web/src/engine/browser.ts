@@ -7,6 +7,10 @@ import type {
 } from "./api";
 import type { Args, EventOf, FromWorker, Method, Result, ToWorker } from "./protocol";
 
+/** Milliseconds in which a cancelled call must have ended. The worker looks at its messages between two
+ * engine calls; one that takes longer is a large model's, or one that never comes back. */
+const CANCEL_TIME = 4000;
+
 interface Pending {
   readonly message: ToWorker;
   readonly tell: (event: unknown) => void;
@@ -26,6 +30,8 @@ class WorkerBackend implements BrowserBackend {
   private lastId = 0;
   private worker: Worker | null = null;
   private fresh = true;
+  /** What a new worker has to open before it can do what the one before it did. */
+  private opened: Args<"open"> | null = null;
 
   constructor(
     private readonly startWorker: () => Worker,
@@ -51,7 +57,9 @@ class WorkerBackend implements BrowserBackend {
       for (const { message } of this.pending.values()) this.send(message); // asked meanwhile
     }
     this.fresh = false;
-    return this.call("open", [id, options], undefined, signal);
+    const info = await this.call("open", [id, options], undefined, signal);
+    this.opened = [id, options];
+    return info;
   }
 
   generate(request: GenerateRequest, onProgress?: OnProgress, signal?: AbortSignal) {
@@ -86,6 +94,7 @@ class WorkerBackend implements BrowserBackend {
   }
 
   close() {
+    this.opened = null;
     return this.call("close", []);
   }
 
@@ -95,7 +104,11 @@ class WorkerBackend implements BrowserBackend {
     if (signal?.aborted) return Promise.reject(abortError());
     const id = ++this.lastId;
     const message: ToWorker = { kind: "call", id, method, args };
-    const cancel = () => this.send({ kind: "cancel", id });
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const cancel = () => {
+      this.send({ kind: "cancel", id });
+      timer = setTimeout(() => this.abandon(id), CANCEL_TIME);
+    };
     const answer = new Promise<Result<M>>((resolve, reject) => {
       this.pending.set(id, {
         message,
@@ -106,7 +119,10 @@ class WorkerBackend implements BrowserBackend {
     });
     signal?.addEventListener("abort", cancel);
     this.send(message);
-    return answer.finally(() => signal?.removeEventListener("abort", cancel));
+    return answer.finally(() => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", cancel);
+    });
   }
 
   private start(): Worker {
@@ -114,7 +130,21 @@ class WorkerBackend implements BrowserBackend {
     worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.receive(data);
     worker.onerror = (event) => this.fail(event.message || "the worker could not be started");
     worker.postMessage({ kind: "start", base: this.base } satisfies ToWorker);
+    if (this.opened) {
+      // Nobody waits for this answer; where it fails, the calls after it say that no model is open.
+      const call: ToWorker = { kind: "call", id: ++this.lastId, method: "open", args: this.opened };
+      worker.postMessage(call);
+    }
     return worker;
+  }
+
+  /** Ends the worker that does not come back from a cancelled call; another goes on with the rest. */
+  private abandon(id: number): void {
+    const cancelled = this.pending.get(id);
+    this.pending.delete(id);
+    this.end();
+    for (const { message } of this.pending.values()) this.send(message);
+    cancelled?.reject(abortError());
   }
 
   private end(): void {
@@ -137,7 +167,7 @@ class WorkerBackend implements BrowserBackend {
   private fail(message: string): void {
     this.end(); // the next call starts another
     for (const { reject } of this.pending.values()) {
-      reject(new FlowshipError("engine", `the browser's engine has stopped (${message}): reload the page`));
+      reject(new FlowshipError("engine", `the browser's engine has stopped (${message}): try again, or reload the page`));
     }
     this.pending.clear();
   }
