@@ -21,8 +21,12 @@ export class Bundle {
   ) {}
 
   static async open(source: FileSource): Promise<Bundle> {
-    const data = await source.read(MANIFEST, MAX_MANIFEST_BYTES);
-    return new Bundle(source, loadManifest(decodeUtf8(data, MANIFEST)), sha256(data));
+    return Bundle.of(await source.read(MANIFEST, MAX_MANIFEST_BYTES), source);
+  }
+
+  /** One whose manifest is at hand. */
+  static of(manifest: Uint8Array, source: FileSource): Bundle {
+    return new Bundle(source, loadManifest(decodeUtf8(manifest, MANIFEST)), sha256(manifest));
   }
 
   /** A declared file's bytes.

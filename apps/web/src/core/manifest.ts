@@ -79,20 +79,30 @@ export function bundleBytes(manifest: Manifest): number {
   return [...manifest.files.values()].reduce((sum, entry) => sum + entry.bytes, 0);
 }
 
-/** Precisions of the engine onnx, in the order of the artifacts. */
-export function onnxPrecisions(manifest: Manifest): readonly string[] {
-  const found = manifest.artifacts.filter((a) => a.engine === "onnx").map((a) => a.precision);
-  return [...new Set(found)];
+/** A block's step graph in a form that runs in browsers. */
+export function stepArtifact(
+  manifest: Manifest, precision: string, stage: string, branches: number,
+): Artifact | undefined {
+  return manifest.artifacts.find(
+    (a) =>
+      a.engine === "onnx" && a.precision === precision && a.role === "step" && a.stage === stage &&
+      a.branches === branches && a.form.startsWith("gqa"),
+  );
 }
 
+/** A block's graph for denoising. */
+export function vjpArtifact(manifest: Manifest, precision: string, stage: string): Artifact | undefined {
+  return manifest.artifacts.find(
+    (a) => a.engine === "onnx" && a.precision === precision && a.role === "vjp" && a.stage === stage,
+  );
+}
+
+/** @throws FlowshipError (engine) there is none. */
 export function findArtifact(
   manifest: Manifest, precision: string, role: "step" | "vjp", stage: string, branches: number,
 ): Artifact {
-  const found = manifest.artifacts.find(
-    (a) =>
-      a.engine === "onnx" && a.precision === precision && a.role === role && a.stage === stage &&
-      a.branches === branches && (role === "vjp" || a.form.startsWith("gqa")),
-  );
+  const found = role === "vjp"
+    ? vjpArtifact(manifest, precision, stage) : stepArtifact(manifest, precision, stage, branches);
   if (!found) {
     const what = role === "vjp" ? "denoising" : `${branches}-branch step (form gqa)`;
     throw new FlowshipError(

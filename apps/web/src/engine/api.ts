@@ -21,6 +21,8 @@ export interface ModelSummary {
   /** Of all files; for a bundle in the browser's storage what "remove" gives back. */
   readonly bytes: number;
   readonly removable: boolean;
+  /** Why it cannot be opened; absent where it can. */
+  readonly problem?: string;
 }
 
 export interface EngineInfo {

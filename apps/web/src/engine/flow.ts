@@ -4,7 +4,7 @@ import { abortError, FlowshipError, usageError } from "../core/errors";
 import { checkGuidance, type Guidance, guidanceWeights, NO_GUIDANCE } from "../core/guidance";
 import { fromUint8, interleave, patchify, previewUint8, separate, toBlockOrder, toUint8, unpatchify } from "../core/images";
 import { addTrainingNoise, describeConvention, likelihood } from "../core/likelihood";
-import { bundleBytes, onnxPrecisions } from "../core/manifest";
+import { bundleBytes, vjpArtifact } from "../core/manifest";
 import { normals } from "../core/normal";
 import { defaultPlan, type Plan, type PlanFile, planSha256, planWindow } from "../core/plan";
 import { prepare } from "../core/prepare";
@@ -12,6 +12,7 @@ import { parseSeed, PHILOX_NOISE, type Recipe } from "../core/recipe";
 import { invert } from "../core/sampler";
 import { sha256 } from "../core/sha256";
 import { type ARBlock, arBlocks, type FlowSpec } from "../core/spec";
+import { runnablePrecisions } from "../core/supported";
 import { VERSION } from "../core/version";
 import type {
   DecodeRequest, Encoded, EngineInfo, GenerateRequest, ModelInfo, OnProgress, Picture, Pixels,
@@ -48,7 +49,7 @@ export class Flow {
   /** @throws FlowshipError what of the model this program cannot run. */
   static async open(engine: OrtEngine, info: EngineInfo): Promise<Flow> {
     const { bundle } = engine;
-    checkSupported(bundle.manifest.spec);
+    runnablePrecisions(bundle.manifest);
     const { numPatches, patchDim } = bundle.manifest.spec.image;
     const variances = bundle.manifest.arrays.has("var")
       ? await bundle.array("var") : new Float32Array(numPatches * patchDim).fill(1);
@@ -96,7 +97,7 @@ export class Flow {
       height: image.imgSize,
       channels: image.inChannels,
       classes: Array.from({ length: numClasses }, (_, i) => classNames[i] ?? `class ${i}`),
-      precisions: onnxPrecisions(manifest),
+      precisions: runnablePrecisions(manifest),
       guidance: this.spec.guidance !== null,
       denoise: this.canDenoise,
       trainingNoise: this.spec.trainingNoise,
@@ -112,10 +113,9 @@ export class Flow {
 
   /** Whether there is a vector-Jacobian graph for every block, as in apps/server/models.py. */
   private get canDenoise(): boolean {
-    const { artifacts } = this.engine.bundle.manifest;
-    return this.spec.denoise !== null && arBlocks(this.spec).every(({ name }) => artifacts.some(
-      (a) => a.engine === "onnx" && a.precision === this.info.precision && a.role === "vjp" && a.stage === name,
-    ));
+    const { manifest } = this.engine.bundle;
+    return this.spec.denoise !== null
+      && arBlocks(this.spec).every(({ name }) => vjpArtifact(manifest, this.info.precision, name));
   }
 
   /** Let messages in, and throw where one of them was a cancel. */
@@ -347,18 +347,6 @@ export class Flow {
 export function guidanceOf(request: SamplingOptions): Guidance {
   const { guidance: scale = 0, guideWhat: what = "ab", annealed = false, attnTemp = 1 } = request;
   return { scale, what, annealed, attnTemp };
-}
-
-function checkSupported(spec: FlowSpec): void {
-  const channels = spec.image.inChannels;
-  if (channels !== 1 && channels !== 3) {
-    throw new FlowshipError("engine", `pictures of ${channels} channels cannot be shown: expected 1 or 3`);
-  }
-  for (const stage of spec.stages) {
-    if (stage.kind !== "ar_block" || stage.shift !== "copy_first" || stage.scale === "softplus") {
-      throw new FlowshipError("engine", `${stage.name} is of a kind that does not run in the browser yet`);
-    }
-  }
 }
 
 function checkFinite(x: Float32Array, patchDim: number, block: ARBlock, what: string): void {

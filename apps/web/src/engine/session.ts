@@ -3,13 +3,15 @@
 import { Bundle } from "../core/bundle";
 import { abortError, usageError } from "../core/errors";
 import { slerp } from "../core/interpolation";
-import { bundleBytes, onnxPrecisions } from "../core/manifest";
+import { bundleBytes } from "../core/manifest";
+import { runnablePrecisions } from "../core/supported";
 import type { DecodeRequest, InterpolateRequest, ModelInfo, ModelSummary, OpenOptions, Picture } from "./api";
 import { Flow } from "./flow";
 import { benchmark, calibrate } from "./measure";
 import { type Device, type Ort, OrtEngine } from "./ort_engine";
 import type { Args, EventOf, Method, Result } from "./protocol";
-import { fetchedSource, OpfsStore } from "./store";
+import { fetchedSource } from "./sources";
+import { OpfsStore } from "./store";
 
 export const EMBEDDED = "embedded";
 const SMALL_BLOCK_BYTES = 32 << 20; // one thread below it: a second costs more than it brings
@@ -109,8 +111,7 @@ export class Session {
 }
 
 function choosePrecision({ manifest }: Bundle, wanted: string | undefined): string {
-  const there = onnxPrecisions(manifest);
-  if (there.length === 0) throw usageError(`the bundle ${manifest.name} has nothing for the engine onnx`);
+  const there = runnablePrecisions(manifest);
   if (wanted === undefined) return there[0];
   if (!there.includes(wanted)) {
     throw usageError(

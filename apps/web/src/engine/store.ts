@@ -1,61 +1,30 @@
-/** Bundles in the browser's own storage (OPFS), each in a folder named by its sha256. */
+/** Bundles in the browser's own storage (OPFS), each in a folder named by its sha256.
+ *
+ * The manifest is written last: a folder without one is of an import that runs or was interrupted.
+ * A lock for each bundle says which, also to other tabs. */
 
-import { Bundle, type FileSource } from "../core/bundle";
-import { abortError, bundleError, FlowshipError, messageOf } from "../core/errors";
-import { bundleBytes, commas, loadManifest, MANIFEST } from "../core/manifest";
-import { isSha256, Sha256, sha256 } from "../core/sha256";
+import { Bundle } from "../core/bundle";
+import { FlowshipError, messageOf } from "../core/errors";
+import { bundleBytes, commas, type Manifest, MANIFEST } from "../core/manifest";
+import { isSha256 } from "../core/sha256";
+import { runnablePrecisions } from "../core/supported";
 import { BundleZip } from "../core/zip";
 import type { ModelSummary } from "./api";
+import { fileHandle, folderSource } from "./sources";
+import { nowhere, unpack } from "./unpack";
 
 const FOLDER = "bundles";
 
-/** Files of a bundle beside the app. */
-export function fetchedSource(base: string): FileSource {
-  return {
-    async read(path, maxBytes) {
-      const response = await fetch(new URL(path, base)).catch((error: unknown) => {
-        throw bundleError(`${path} cannot be loaded: ${messageOf(error)}`);
-      });
-      if (!response.ok) throw bundleError(`${path} cannot be loaded: HTTP status ${response.status}`);
-      return limited(path, new Uint8Array(await response.arrayBuffer()), maxBytes);
-    },
-  };
-}
-
-/** Files of a bundle in a folder of the browser's storage. */
-export function folderSource(folder: FileSystemDirectoryHandle): FileSource {
-  return {
-    async read(path, maxBytes) {
-      const file = await (await fileHandle(folder, path, false)).getFile().catch(() => {
-        throw bundleError(`${path} is missing`);
-      });
-      if (file.size > maxBytes) throw tooLarge(path, file.size, maxBytes);
-      return new Uint8Array(await file.arrayBuffer());
-    },
-  };
-}
-
-function limited(path: string, data: Uint8Array<ArrayBuffer>, maxBytes: number): Uint8Array<ArrayBuffer> {
-  if (data.length > maxBytes) throw tooLarge(path, data.length, maxBytes);
-  return data;
-}
-
-function tooLarge(path: string, bytes: number, maxBytes: number): Error {
-  return bundleError(`${path} has ${commas(bytes)} bytes, expected ${commas(maxBytes)} at most`);
-}
-
 export class OpfsStore {
+  /** What cannot be opened is listed too, with its problem: only the user removes it. */
   async list(): Promise<ModelSummary[]> {
+    const root = await this.root();
     const found: ModelSummary[] = [];
-    for await (const [id, handle] of (await this.root()).entries()) {
-      if (handle.kind !== "directory" || !isSha256(id)) continue;
-      try {
-        const bundle = await Bundle.open(folderSource(handle as FileSystemDirectoryHandle));
-        found.push(summary(bundle));
-      } catch {
-        // An import that was interrupted: the manifest is written last.
-        await this.remove(id);
-      }
+    for (const id of await idsIn(root)) {
+      const folder = await root.getDirectoryHandle(id).catch(() => null);
+      if (!folder) continue; // removed meanwhile
+      if (await isUnfinished(folder)) await this.removeInterrupted(root, id);
+      else found.push(await summarize(id, folder));
     }
     return found.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
@@ -67,52 +36,47 @@ export class OpfsStore {
     return Bundle.open(folderSource(folder));
   }
 
-  /** Check a zipped bundle as runtime/bundle_zip.py does, and unpack what it declares. */
+  /** Check a zipped bundle as runtime/bundle_zip.py does, and unpack what it declares.
+   *
+   * A bundle that is there already is only compared: what is wrong with the zip, or a cancel, leaves it
+   * as it was. Where its own files are damaged it is written again. */
   async importZip(file: Blob, onProgress: (fraction: number) => void, signal: AbortSignal): Promise<ModelSummary> {
     const zip = await BundleZip.open(file);
     const data = await zip.manifest();
-    const manifest = loadManifest(new TextDecoder().decode(data));
-    zip.checkSizes(manifest);
-    const total = bundleBytes(manifest);
+    const bundle = Bundle.of(data, { read: () => Promise.reject(new Error("not unpacked yet")) });
+    zip.checkSizes(bundle.manifest);
+    runnablePrecisions(bundle.manifest); // nothing is kept that cannot be opened
     const root = await this.root(); // which says so where the browser keeps nothing
-    await checkRoom(total);
-    const id = sha256(data);
-    const folder = await root.getDirectoryHandle(id, { create: true });
-    try {
-      let done = 0;
-      for (const [path, entry] of manifest.files) {
-        const hash = new Sha256();
-        const writer = await (await fileHandle(folder, path, true)).createWritable();
-        const watch = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
-          transform(piece, controller) {
-            hash.update(piece);
-            done += piece.length;
-            onProgress(total ? done / total : 1);
-            controller.enqueue(piece);
-          },
-        });
-        await (await zip.stream(path)).pipeThrough(watch).pipeTo(writer, { signal });
-        if (hash.hex() !== entry.sha256) {
-          throw bundleError(`${path} is damaged or was changed: its sha256 is not what ${MANIFEST} says`);
-        }
+    return locked(bundle.sha256, { signal }, async () => {
+      if (await holds(root, bundle.sha256)) {
+        await unpack(zip, bundle.manifest, nowhere, onProgress, signal);
+        if (await isWhole(root, bundle.sha256)) return summary(bundle);
       }
-      const writer = await (await folder.getFileHandle(MANIFEST, { create: true })).createWritable();
-      await writer.write(data);
-      await writer.close();
-      return summary(await this.open(id));
-    } catch (error) {
-      await this.remove(id);
-      if (signal.aborted) throw abortError();
-      if (error instanceof FlowshipError) throw error;
-      if (error instanceof DOMException && error.name === "QuotaExceededError") {
-        throw new FlowshipError("storage", `the browser's storage has no room for ${commas(total)} bytes`);
+      await removeFolder(root, bundle.sha256);
+      await checkRoom(bundleBytes(bundle.manifest));
+      try {
+        await write(zip, bundle.manifest, data, await root.getDirectoryHandle(bundle.sha256, { create: true }),
+          onProgress, signal);
+        return summary(bundle);
+      } catch (error) {
+        await removeFolder(root, bundle.sha256);
+        throw error instanceof DOMException && error.name === "QuotaExceededError"
+          ? noRoom(bundleBytes(bundle.manifest)) : error;
       }
-      throw bundleError(`the zip is damaged: ${messageOf(error)}`);
-    }
+    });
   }
 
   async remove(id: string): Promise<void> {
-    await (await this.root()).removeEntry(id, { recursive: true }).catch(() => undefined);
+    const root = await this.root();
+    await locked(id, {}, () => removeFolder(root, id));
+  }
+
+  /** Not one that is being written, whose importer has the lock. */
+  private async removeInterrupted(root: FileSystemDirectoryHandle, id: string): Promise<void> {
+    await locked(id, { ifAvailable: true }, async (lock) => {
+      const folder = lock && (await root.getDirectoryHandle(id).catch(() => null));
+      if (folder && (await isUnfinished(folder))) await removeFolder(root, id);
+    });
   }
 
   private async root(): Promise<FileSystemDirectoryHandle> {
@@ -129,30 +93,78 @@ export class OpfsStore {
   }
 }
 
+/** One at a time for each bundle, in all tabs; a tab that ends gives its locks back. */
+function locked<T>(id: string, options: LockOptions, task: (lock: Lock | null) => Promise<T>): Promise<T> {
+  return navigator.locks.request(`flowship-bundle-${id}`, options, task) as Promise<T>;
+}
+
+async function write(
+  zip: BundleZip, manifest: Manifest, data: Uint8Array<ArrayBuffer>, folder: FileSystemDirectoryHandle,
+  onProgress: (fraction: number) => void, signal: AbortSignal,
+): Promise<void> {
+  const target = async (path: string) => (await fileHandle(folder, path, true)).createWritable();
+  await unpack(zip, manifest, target, onProgress, signal);
+  await Bundle.of(data, folderSource(folder)).planFile(); // throws where the plan cannot be read
+  const writer = await target(MANIFEST);
+  await writer.write(data);
+  await writer.close();
+}
+
+async function idsIn(root: FileSystemDirectoryHandle): Promise<string[]> {
+  const ids: string[] = [];
+  for await (const [name, { kind }] of root.entries()) {
+    if (kind === "directory" && isSha256(name)) ids.push(name);
+  }
+  return ids;
+}
+
+/** Without a manifest, or with one that was being written. */
+async function isUnfinished(folder: FileSystemDirectoryHandle): Promise<boolean> {
+  try {
+    return (await (await folder.getFileHandle(MANIFEST)).getFile()).size === 0;
+  } catch (error) {
+    return error instanceof DOMException && error.name === "NotFoundError";
+  }
+}
+
+async function holds(root: FileSystemDirectoryHandle, id: string): Promise<boolean> {
+  const folder = await root.getDirectoryHandle(id).catch(() => null);
+  return folder !== null && !(await isUnfinished(folder));
+}
+
+/** Whether every file of a stored bundle is still what it was. */
+async function isWhole(root: FileSystemDirectoryHandle, id: string): Promise<boolean> {
+  try {
+    const bundle = await Bundle.open(folderSource(await root.getDirectoryHandle(id)));
+    for (const path of bundle.manifest.files.keys()) await bundle.file(path);
+    return bundle.sha256 === id;
+  } catch {
+    return false;
+  }
+}
+
+async function removeFolder(root: FileSystemDirectoryHandle, id: string): Promise<void> {
+  await root.removeEntry(id, { recursive: true }).catch(() => undefined);
+}
+
 function summary({ manifest, sha256: id }: Bundle): ModelSummary {
   return { id, name: manifest.name, sha256: id, bytes: bundleBytes(manifest), removable: true };
 }
 
-async function checkRoom(bytes: number): Promise<void> {
-  const { quota = Infinity, usage = 0 } = await navigator.storage.estimate();
-  if (bytes > quota - usage) {
-    throw new FlowshipError(
-      "storage",
-      `the model needs ${commas(bytes)} bytes, the browser's storage has ${commas(quota - usage)} free`,
-    );
+async function summarize(id: string, folder: FileSystemDirectoryHandle): Promise<ModelSummary> {
+  try {
+    return summary(await Bundle.open(folderSource(folder)));
+  } catch (error) {
+    return { id, name: id.slice(0, 12), sha256: id, bytes: 0, removable: true, problem: messageOf(error) };
   }
 }
 
-async function fileHandle(
-  folder: FileSystemDirectoryHandle, path: string, create: boolean,
-): Promise<FileSystemFileHandle> {
-  const names = path.split("/");
-  const last = names.pop() as string;
-  try {
-    for (const name of names) folder = await folder.getDirectoryHandle(name, { create });
-    return await folder.getFileHandle(last, { create });
-  } catch (error) {
-    if (create) throw error;
-    throw bundleError(`${path} is missing`);
-  }
+async function checkRoom(bytes: number): Promise<void> {
+  const { quota = Infinity, usage = 0 } = await navigator.storage.estimate();
+  if (bytes > quota - usage) throw noRoom(bytes, quota - usage);
+}
+
+function noRoom(bytes: number, free?: number): FlowshipError {
+  const rest = free === undefined ? "has no room for them" : `has ${commas(free)} free`;
+  return new FlowshipError("storage", `the model needs ${commas(bytes)} bytes, the browser's storage ${rest}`);
 }
