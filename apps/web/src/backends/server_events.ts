@@ -1,6 +1,6 @@
 /** Server-sent events over fetch: EventSource can neither POST nor send a token. */
 
-import { FlowshipError } from "../core/errors";
+import { FlowshipError, messageOf } from "../core/errors";
 
 export interface ServerEvent {
   readonly name: string;
@@ -8,13 +8,15 @@ export interface ServerEvent {
 }
 
 /** The events of a stream as they arrive.
- * @throws FlowshipError (engine) the connection ends in the middle of an event. */
+ * @throws FlowshipError (engine) the connection breaks off, or ends in the middle of an event. */
 export async function* readEvents(body: ReadableStream<Uint8Array>): AsyncGenerator<ServerEvent> {
   const reader = body.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
   let text = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error: unknown) => {
+        throw broken(`broke off: ${messageOf(error)}`);
+      });
       if (done) break;
       // A picture may come in many parts: only the end of the text can be new.
       const from = Math.max(0, text.length - 1);
@@ -30,7 +32,12 @@ export async function* readEvents(body: ReadableStream<Uint8Array>): AsyncGenera
   } finally {
     await reader.cancel().catch(() => undefined);
   }
-  if (text.trim()) throw new FlowshipError("engine", "the laptop's engine closed the connection early");
+  if (text.trim()) throw broken("was closed early");
+}
+
+function broken(how: string): FlowshipError {
+  return new FlowshipError("engine", `the connection to the laptop's engine ${how}; is flowship serve still `
+    + "running? Choose this browser under Device to go on without it");
 }
 
 /** Null for comments, which keep the connection alive. */

@@ -5,7 +5,8 @@ export type ErrorKind =
   | "bundle" // a bundle is incomplete, damaged, hostile or too new
   | "engine" // the engine cannot do what was asked of it
   | "nonfinite" // NaN or infinity during generation or encoding
-  | "storage"; // the browser keeps no files for us, or has no room
+  | "storage" // the browser keeps no files for us, or has no room
+  | "token"; // flowship serve wants another token: it was started again
 
 export class FlowshipError extends Error {
   constructor(

@@ -13,13 +13,15 @@ const PRECISION_BITS = 22; // of pillow's resampling weights: 32 - 8 - 2
 
 /** The shorter side becomes imgSize (bilinear with antialiasing), then the middle is cut out. Before
  * that the picture is laid on white where it is transparent and made grey or RGB. */
-export function prepare(image: Pixels, spec: ImageSpec): Pixels {
+export function prepare(image: Pixels, spec: Pick<ImageSpec, "imgSize" | "inChannels">): Pixels {
   const { width, height, channels, data } = image;
+  if (spec.inChannels !== 1 && spec.inChannels !== 3) {
+    throw usageError(`the model's pictures have ${spec.inChannels} channels, which no picture file has`);
+  }
   if (width < 1 || height < 1 || data.length !== width * height * channels) {
     throw usageError(`a picture of ${width} x ${height} pixels with ${data.length} values`);
   }
-  const wanted = spec.inChannels as 1 | 3;
-  return resizeAndCrop(toModel(onWhite(image), wanted), spec.imgSize);
+  return resizeAndCrop(toModel(onWhite(image), spec.inChannels), spec.imgSize);
 }
 
 /** pillow's alpha_composite over opaque white. */

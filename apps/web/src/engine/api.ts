@@ -21,6 +21,10 @@ export interface ModelSummary {
   /** Of all files; for a bundle in the browser's storage what "remove" gives back. */
   readonly bytes: number;
   readonly removable: boolean;
+  /** Of the engine that runs it, as recipes have it, such as "onnx". */
+  readonly engineName: string;
+  /** Those this backend can run, the default first. */
+  readonly precisions: readonly string[];
   /** Why it cannot be opened; absent where it can. */
   readonly problem?: string;
 }
@@ -44,8 +48,6 @@ export interface ModelInfo extends ModelSummary {
   /** Names in the order of the class numbers; "class 0", ... where the bundle has no names; empty
    * for a model without classes. */
   readonly classes: readonly string[];
-  /** Those this backend can run, the default first. */
-  readonly precisions: readonly string[];
   readonly guidance: boolean;
   /** Whether generate() may be asked to denoise. */
   readonly denoise: boolean;
@@ -114,6 +116,8 @@ export interface ScoreOptions {
 
 /** How far it is; every event but "started" comes at most every 50 ms and at the end of a block. */
 export type Progress =
+  /** Jobs of others come first: `ahead` of them wait too, or null where not even the queue has room. */
+  | { readonly kind: "waiting"; readonly ahead: number | null }
   | { readonly kind: "started"; readonly numBlocks: number; readonly numPatches: number }
   | {
       readonly kind: "progress";

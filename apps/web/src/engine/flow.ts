@@ -97,6 +97,7 @@ export class Flow {
       height: image.imgSize,
       channels: image.inChannels,
       classes: Array.from({ length: numClasses }, (_, i) => classNames[i] ?? `class ${i}`),
+      engineName: this.info.name,
       precisions: runnablePrecisions(manifest),
       guidance: this.spec.guidance !== null,
       denoise: this.canDenoise,

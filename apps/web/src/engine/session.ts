@@ -57,7 +57,9 @@ export class Session {
 
   private async embedded(): Promise<ModelSummary> {
     const { manifest, sha256 } = await this.bundle(EMBEDDED);
-    return { id: EMBEDDED, name: manifest.name, sha256, bytes: bundleBytes(manifest), removable: false };
+    const precisions = runnablePrecisions(manifest);
+    const bytes = bundleBytes(manifest);
+    return { id: EMBEDDED, name: manifest.name, sha256, bytes, removable: false, engineName: "onnx", precisions };
   }
 
   private bundle(id: string): Promise<Bundle> {

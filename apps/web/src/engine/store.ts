@@ -45,23 +45,23 @@ export class OpfsStore {
     const data = await zip.manifest();
     const bundle = Bundle.of(data, { read: () => Promise.reject(new Error("not unpacked yet")) });
     zip.checkSizes(bundle.manifest);
-    runnablePrecisions(bundle.manifest); // nothing is kept that cannot be opened
+    const found = summary(bundle); // nothing is kept that cannot be opened
     const root = await this.root(); // which says so where the browser keeps nothing
     return locked(bundle.sha256, { signal }, async () => {
       if (await holds(root, bundle.sha256)) {
         await unpack(zip, bundle.manifest, nowhere, onProgress, signal);
-        if (await isWhole(root, bundle.sha256)) return summary(bundle);
+        if (await isWhole(root, bundle.sha256)) return found;
       }
       await removeFolder(root, bundle.sha256);
-      await checkRoom(bundleBytes(bundle.manifest));
+      await checkRoom(found.bytes);
       try {
         await write(zip, bundle.manifest, data, await root.getDirectoryHandle(bundle.sha256, { create: true }),
           onProgress, signal);
-        return summary(bundle);
+        return found;
       } catch (error) {
         await removeFolder(root, bundle.sha256);
         throw error instanceof DOMException && error.name === "QuotaExceededError"
-          ? noRoom(bundleBytes(bundle.manifest)) : error;
+          ? noRoom(found.bytes) : error;
       }
     });
   }
@@ -147,15 +147,20 @@ async function removeFolder(root: FileSystemDirectoryHandle, id: string): Promis
   await root.removeEntry(id, { recursive: true }).catch(() => undefined);
 }
 
+/** @throws FlowshipError it holds nothing that runs here. */
 function summary({ manifest, sha256: id }: Bundle): ModelSummary {
-  return { id, name: manifest.name, sha256: id, bytes: bundleBytes(manifest), removable: true };
+  const precisions = runnablePrecisions(manifest);
+  return { ...entry(id), name: manifest.name, bytes: bundleBytes(manifest), precisions };
 }
+
+const entry = (id: string): ModelSummary =>
+  ({ id, name: id.slice(0, 12), sha256: id, bytes: 0, removable: true, engineName: "onnx", precisions: [] });
 
 async function summarize(id: string, folder: FileSystemDirectoryHandle): Promise<ModelSummary> {
   try {
     return summary(await Bundle.open(folderSource(folder)));
   } catch (error) {
-    return { id, name: id.slice(0, 12), sha256: id, bytes: 0, removable: true, problem: messageOf(error) };
+    return { ...entry(id), problem: messageOf(error) };
   }
 }
 
