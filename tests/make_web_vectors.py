@@ -17,6 +17,7 @@ from PIL import Image
 from flowship.runtime import BundleError, Flow
 from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.bundle_rules import check_manifest
+from flowship.runtime.images import grid
 from flowship.runtime.manifest import MANIFEST, Manifest
 from flowship.runtime.normal import normals, normals_from_words
 from flowship.runtime.plan import PLAN as PLAN_FILE
@@ -110,6 +111,22 @@ def _verdicts(file: str, check: Callable[[str], object]) -> list[dict[str, Any]]
     return found
 
 
+def _sheets() -> list[dict[str, Any]]:
+    """Several pictures on one sheet, with the columns that a recipe names."""
+    made = []
+    for count, columns, channels in ((6, None, 1), (5, 2, 3), (3, 9, 1), (65, None, 1)):
+        levels = (np.arange(count * channels * 6) % 251).astype(np.uint8)
+        pictures = levels.reshape(count, channels, 2, 3)
+        sheet = grid(pictures, columns)
+        made.append({
+            "count": count, "columns": columns,
+            "sheet": {"width": sheet.shape[2], "height": sheet.shape[1], "channels": channels,
+                      "data": sheet.transpose(1, 2, 0).ravel().tolist()},
+            "pictures": [p.transpose(1, 2, 0).ravel().tolist() for p in pictures],
+        })  # fmt: skip
+    return made
+
+
 def make() -> dict[str, Any]:
     with Flow.open(threads=1, plan="default") as flow:
         spec = flow.spec.image
@@ -146,6 +163,7 @@ def make() -> dict[str, Any]:
         "prepared": prepared,
         "scores": scores,
         "pictures": made,
+        "sheets": _sheets(),
         "wrong": list(WRONG),
         "verdicts": {MANIFEST: _verdicts(MANIFEST, _check_manifest),
                      PLAN_FILE: _verdicts(PLAN_FILE, PlanFile.loads)},

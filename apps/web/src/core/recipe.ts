@@ -43,7 +43,7 @@ export interface Recipe {
 export function describeRecipe(recipe: Recipe): string {
   const kind = recipe.noise === PHILOX_NOISE ? "seed" : "given noise";
   return (
-    `${recipe.bundle}, ${kind} ${ranges(recipe.seeds)}, guidance ${formatG(recipe.guidance)}, ` +
+    `${recipe.bundle}, ${kind} ${seedRanges(recipe.seeds)}, guidance ${formatG(recipe.guidance)}, ` +
     `${recipe.engine} ${recipe.precision}`
   );
 }
@@ -172,7 +172,7 @@ function checkPictures(recipe: Recipe, fields: Fields): void {
 }
 
 /** "1-4, 9" for [1, 2, 3, 4, 9], at most five runs. */
-function ranges(seeds: readonly bigint[]): string {
+export function seedRanges(seeds: readonly bigint[]): string {
   const runs: [bigint, bigint][] = [];
   for (const seed of seeds) {
     const last = runs.at(-1);
