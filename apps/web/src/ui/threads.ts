@@ -1,6 +1,7 @@
 /** The threads of the browser's engine: what may be chosen, and what was, kept in this browser. */
 
-const KEY = "flowship-threads";
+import { remember, remembered } from "./remembered";
+
 const MOST = 16; // more bring nothing to windows of a few patches
 
 /** null is "auto": as the engine thinks best for the model. */
@@ -20,20 +21,9 @@ export const ownThreadChoices = (): Threads[] =>
 
 /** What was chosen here before; auto where that is not offered any more. */
 export function chosenThreads(): Threads {
-  let found: number;
-  try {
-    found = Number(localStorage.getItem(KEY));
-  } catch {
-    return null; // some browsers refuse storage to private windows
-  }
+  const found = Number(remembered("threads"));
   return ownThreadChoices().includes(found) ? found : null;
 }
 
-export function rememberThreads(threads: Threads): void {
-  try {
-    if (threads === null) localStorage.removeItem(KEY);
-    else localStorage.setItem(KEY, String(threads));
-  } catch {
-    // It holds until the page is closed, no longer.
-  }
-}
+export const rememberThreads = (threads: Threads): void =>
+  remember("threads", threads === null ? null : String(threads));
