@@ -1,6 +1,7 @@
 /** Registers the service worker and takes updates when the user says so. */
 
 import type { App } from "./app";
+import { noteRequest } from "./requests";
 
 export async function installServiceWorker(app: App): Promise<void> {
   // The development server changes files all the time; a secure context is needed by the platform.
@@ -9,6 +10,8 @@ export async function installServiceWorker(app: App): Promise<void> {
   navigator.serviceWorker.addEventListener("controllerchange", () => {
     if (wanted) location.reload();
   });
+  // No observer sees the request for the worker's own script.
+  noteRequest({ url: new URL("./sw.js", document.baseURI).href, from: "browser, for the service worker", time: Date.now() });
   const registration = await navigator.serviceWorker.register("./sw.js").catch((error: Error) => {
     app.say(`The app will not work offline: ${error.message}`, true);
   });
