@@ -1,9 +1,13 @@
 /** The shell: header, pages, messages, drops. */
 
+import { LaptopBackend } from "../backends/laptop";
+import { isServed, ServerClient } from "../backends/server_client";
+import { keptToken, takeToken } from "../backends/token";
 import { messageOf } from "../core/errors";
 import { readPngRecipe } from "../core/png";
 import type { Backend, BrowserBackend } from "../engine/api";
 import { fill, h, icon } from "./dom";
+import { focusFirst } from "./focus";
 import { ICONS } from "./icons";
 import { CreatePage } from "./pages/create";
 import { DevicePage } from "./pages/device";
@@ -13,6 +17,7 @@ import { MorphPage } from "./pages/morph";
 import { PrivacyPage } from "./pages/privacy";
 import { button, chooseFile } from "./parts";
 import { decodeFile } from "./pixels";
+import { noteSent } from "./requests";
 import { Session } from "./session";
 
 const PAGES = [
@@ -20,15 +25,25 @@ const PAGES = [
 ] as const;
 const MESSAGE_TIME = 4000; // ms; errors stay
 
+/** The engine behind `flowship serve` where this page comes from one and has its token. */
+export async function connectLaptop(): Promise<Backend | null> {
+  const token = keptToken();
+  // Without a token nothing can be computed: no need to ask, and static hosts see no stray request.
+  return token && (await isServed()) ? new LaptopBackend(new ServerClient(token, noteSent)) : null;
+}
+
 export class App {
   private readonly message = h("div", { class: "message", role: "status", "aria-live": "polite" });
+  /** Of its own: messages come and go, this stays until it is taken. */
+  private readonly update = h("div", { class: "message", role: "status" });
   private readonly alert = h("div", { class: "message error", role: "alert" });
   private readonly main = h("main", { id: "main", tabindex: -1 });
   private readonly pages;
+  private readonly session: Session;
   private timer = 0;
 
   constructor(root: HTMLElement, browser: BrowserBackend, laptop: Backend | null) {
-    const session = new Session(browser, laptop, (text, bad) => this.say(text, bad));
+    const session = (this.session = new Session(browser, laptop, (text, bad) => this.say(text, bad)));
     const gallery = new GalleryPage(session, (recipe, pixels) => {
       this.go("create");
       void this.pages.create.makeAgain(recipe, pixels);
@@ -39,36 +54,50 @@ export class App {
     });
     this.pages = {
       create: new CreatePage(session, () => void gallery.refresh()), inside: new InsidePage(session),
-      morph: new MorphPage(session), gallery, device: new DevicePage(session), privacy: new PrivacyPage(),
+      morph: new MorphPage(session), gallery, device: new DevicePage(session), privacy: new PrivacyPage(session),
     };
     fill(root, h("a", { class: "skip", href: "#main", onclick: (e: Event) => this.skip(e) }, "Skip to the content"),
-      this.header(), this.main, h("div", { class: "messages" }, this.message, this.alert));
-    window.addEventListener("hashchange", () => this.show());
+      this.header(), this.main, h("div", { class: "messages" }, this.message, this.update, this.alert));
+    window.addEventListener("hashchange", ({ oldURL }) => {
+      if (takeToken(new URL(oldURL).hash)) void this.connect();
+      else this.show();
+    });
     this.acceptDrops();
     this.show();
-    void gallery.refresh();
-    void session.use(session.place);
+    void session.start();
   }
 
   /** Says something to eyes and ears. */
   say(text: string, isError = false): void {
     window.clearTimeout(this.timer);
-    fill(this.message, isError ? null : text);
-    fill(this.alert, isError ? h("span", {}, text) : null,
-      isError && button("Close", () => fill(this.alert), undefined, "quiet"));
+    fill(this.message, !isError && toast(text));
+    const before = document.activeElement as HTMLElement | null;
+    const close = () => {
+      fill(this.alert);
+      focusFirst(before);
+    };
+    fill(this.alert, isError && toast(text, button("Close", close, undefined, "quiet")));
     if (!isError) this.timer = window.setTimeout(() => fill(this.message), MESSAGE_TIME);
   }
 
   /** Offers the new version that waits; nothing is replaced under a running task. */
   offerUpdate(apply: () => void): void {
-    fill(this.message, "A new version is ready.", button("Reload", apply, undefined, "quiet"));
+    fill(this.update, toast("A new version is ready.", button("Reload", apply, undefined, "quiet")));
+  }
+
+  /** The address with a token was opened in this tab, which was open already. */
+  private async connect(): Promise<void> {
+    const laptop = await connectLaptop();
+    if (!laptop) return this.say("flowship serve does not answer at this address.", true);
+    this.session.connect(laptop);
+    this.say("The laptop's engine is connected.");
   }
 
   private header(): HTMLElement {
     const links = PAGES.map(([id, name]) => h("a", { href: `#${id}` }, icon(ICONS[id]), h("span", {}, name)));
     return h("header", {},
-      h("a", { class: "brand", href: "#create", "aria-label": "flowship, start page" },
-        h("img", { src: "icons/icon.svg", alt: "", width: 28, height: 28 }), "flowship"),
+      h("h1", {}, h("a", { class: "brand", href: "#create", "aria-label": "flowship, start page" },
+        h("img", { src: "icons/icon.svg", alt: "", width: 28, height: 28 }), "flowship")),
       h("nav", { "aria-label": "Pages" }, ...links),
       h("div", { class: "tools" },
         h("button", { type: "button", class: "quiet", onclick: () => this.open() }, icon(ICONS.open), "Open a file"),
@@ -101,6 +130,7 @@ export class App {
     fill(this.main, page.element);
     document.title = `${name[0]!.toUpperCase()}${name.slice(1)} · flowship`;
     if (page === this.pages.privacy) this.pages.privacy.refresh();
+    if (page === this.pages.device) this.pages.device.shown();
   }
 
   private acceptDrops(): void {
@@ -139,4 +169,9 @@ export class App {
       this.say(messageOf(error), true);
     }
   }
+}
+
+/** A new element for each message: one that changed its size would count as something that moved. */
+function toast(text: string, action?: HTMLElement): HTMLElement {
+  return h("div", { class: "toast" }, h("span", {}, text), action);
 }

@@ -1,4 +1,5 @@
-/** Pictures that were made, kept in this browser's IndexedDB and nowhere else. */
+/** Pictures that were made, kept in this browser's IndexedDB and nowhere else. Where a browser refuses
+ * that, they are held until the page is closed. */
 
 import type { Pixels } from "../engine/api";
 
@@ -8,24 +9,41 @@ export interface Kept {
   readonly pixels: Pixels;
   /** JSON of the recipe. */
   readonly recipe: string;
+  /** The class's name in the model that made it; rows of earlier versions have none. */
+  readonly className?: string | null;
 }
 
 const [DATABASE, TABLE] = ["flowship-gallery", "pictures"];
 let connection: Promise<IDBDatabase> | undefined;
+/** What the database did not take; their ids are negative. */
+const held: Kept[] = [];
 
-export async function keep(pixels: Pixels, recipe: string): Promise<Kept> {
-  const row = { made: Date.now(), pixels, recipe };
-  const id = await request("readwrite", (table) => table.add(row));
-  return { ...row, id: id as number };
+/** Whether all pictures are still there after the page was closed. */
+export const isLasting = (): boolean => held.length === 0;
+
+export async function keep(pixels: Pixels, recipe: string, className: string | null): Promise<Kept> {
+  const row = { made: Date.now(), pixels, recipe, className };
+  try {
+    const id = await request("readwrite", (table) => table.add(row));
+    return { ...row, id: id as number };
+  } catch (error) {
+    console.warn(error);
+    const kept = { ...row, id: -1 - held.length };
+    held.push(kept);
+    return kept;
+  }
 }
 
 /** Newest first. */
 export async function kept(): Promise<Kept[]> {
-  return ((await request("readonly", (table) => table.getAll())) as Kept[]).reverse();
+  const rows = (await request("readonly", (table) => table.getAll()).catch(() => [])) as Kept[];
+  return [...rows, ...held].reverse();
 }
 
 export async function forget(id: number): Promise<void> {
-  await request("readwrite", (table) => table.delete(id));
+  const at = held.findIndex((one) => one.id === id);
+  if (at >= 0) held.splice(at, 1);
+  else await request("readwrite", (table) => table.delete(id));
 }
 
 function open(): Promise<IDBDatabase> {

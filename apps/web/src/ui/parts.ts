@@ -1,19 +1,31 @@
 /** Small parts that several pages use. */
 
-import { dumpRecipe, loadRecipe, type Recipe } from "../core/recipe";
+import { dumpRecipe, loadRecipe, PHILOX_NOISE, type Recipe, seedRanges } from "../core/recipe";
 import { encodePng } from "../core/png";
-import type { Pixels, Progress } from "../engine/api";
+import type { Pixels } from "../engine/api";
 import { h, icon, newId } from "./dom";
-import { ICONS } from "./icons";
 import { paint } from "./pixels";
-import type { Session, Task } from "./session";
-import { formatSeconds } from "./words";
+import type { Session } from "./session";
 
+/** Without `onclick` it sends its form. */
 export function button(
-  label: string, onclick: () => unknown, drawing?: string, kind = "",
+  label: string, onclick?: () => unknown, drawing?: string, kind = "",
 ): HTMLButtonElement {
-  return h("button", { type: "button", class: kind, onclick }, drawing ? icon(drawing) : null, label);
+  const element = h("button", { type: onclick ? "button" : "submit", class: kind }, drawing ? icon(drawing) : null, label);
+  element.addEventListener("click", (event) => {
+    if (!isEnabled(element)) event.preventDefault();
+    else onclick?.();
+  });
+  return element;
 }
+
+/** A button that is off keeps the focus, which browsers take from one with the attribute `disabled`. */
+export function enable(element: HTMLButtonElement, enabled: boolean): void {
+  if (enabled) element.removeAttribute("aria-disabled");
+  else element.setAttribute("aria-disabled", "true");
+}
+
+export const isEnabled = (element: HTMLButtonElement): boolean => element.getAttribute("aria-disabled") !== "true";
 
 export function pictureOf(pixels: Pixels, text: string): HTMLCanvasElement {
   const canvas = h("canvas", { class: "picture", role: "img", "aria-label": text });
@@ -24,18 +36,6 @@ export function pictureOf(pixels: Pixels, text: string): HTMLCanvasElement {
 export function section(title: string, ...children: (Node | string | null)[]): HTMLElement {
   const id = newId("heading");
   return h("section", { class: "card", "aria-labelledby": id }, h("h2", { id }, title), ...children);
-}
-
-/** Buttons of one choice; a radio group to the keyboard and to screen readers. */
-export function chips<T>(
-  legend: string, options: readonly (readonly [T, string])[], onChoose: (value: T) => void, chosen: T,
-  describedBy?: string,
-): HTMLFieldSetElement {
-  const name = newId("chips");
-  return h("fieldset", { class: "chips", "aria-describedby": describedBy }, h("legend", {}, legend),
-    ...options.map(([value, label]) => h("label", {},
-      h("input", { type: "radio", name, checked: value === chosen, onchange: () => onChoose(value) }),
-      h("span", {}, label))));
 }
 
 /** A labelled switch with a line below it, for which two lines are kept. */
@@ -57,40 +57,6 @@ export class Switch {
     this.input.disabled = !offered;
     this.input.checked &&= offered;
     this.note.textContent = note;
-  }
-}
-
-/** A bar with the time that is left and a cancel button; room for it is always kept. */
-export class ProgressBar {
-  private readonly bar = h("progress", { max: 1, value: 0, "aria-label": "Progress" });
-  private readonly text = h("span", { class: "progress-text" });
-  private readonly cancel = button("Cancel", () => this.controller?.abort(), ICONS.close, "quiet cancel");
-  readonly element = h("div", { class: "progress idle" }, this.bar, this.text, this.cancel);
-  private controller: AbortController | undefined;
-
-  constructor(private readonly session: Session) {}
-
-  async run<T>(title: string, task: Task<T>, onProgress?: (event: Progress) => void) {
-    if (this.session.busy) return this.session.exclusive(() => Promise.reject(new Error("busy")));
-    const controller = (this.controller = new AbortController());
-    this.element.classList.remove("idle");
-    this.bar.removeAttribute("value");
-    this.text.textContent = title;
-    const show = (event: Progress) => {
-      if (event.kind === "progress") {
-        this.bar.value = event.fraction;
-        this.text.textContent = `${title}: ${Math.round(event.fraction * 100)} %, `
-          + `${formatSeconds(event.secondsLeft)} left`;
-      }
-      if (event.kind === "denoising") this.text.textContent = `${title}: denoising`;
-      onProgress?.(event);
-    };
-    try {
-      return await this.session.exclusive(() => task(show, controller.signal));
-    } finally {
-      this.element.classList.add("idle");
-      this.text.textContent = "";
-    }
   }
 }
 
@@ -122,11 +88,11 @@ export async function share(session: Session, file: File): Promise<void> {
 export const canShare = (): boolean => typeof navigator.share === "function";
 
 /** The recipe as rows of names and values. */
-export function recipeTable(recipe: Recipe, classes: readonly string[]): HTMLElement {
-  const label = recipe.labels[0] ?? null;
+export function recipeTable(recipe: Recipe, className: string | null): HTMLElement {
   const rows: [string, string][] = [
-    ["Model", recipe.bundle], ["Class", label === null ? "any" : (classes[label] ?? `class ${label}`)],
-    ["Seed", recipe.seeds.join(", ")], ["Guidance", String(recipe.guidance)],
+    ["Model", recipe.bundle], ["Class", className ?? "any"],
+    recipe.noise === PHILOX_NOISE ? ["Seed", seedRanges(recipe.seeds)] : ["Noise", "given"],
+    ["Guidance", String(recipe.guidance)],
     ["Denoised", recipe.denoise ? "yes" : "no"],
     ["Engine", `${recipe.engine} ${recipe.engineVersion}, ${recipe.device}`],
     ["Precision", recipe.precision], ["Bundle hash", recipe.bundleSha256.slice(0, 16)],

@@ -3,6 +3,7 @@
 import type { Pixels } from "../engine/api";
 import { messageOf } from "../core/errors";
 import { fill, h } from "./dom";
+import { keepFocus } from "./focus";
 import * as gallery from "./gallery_store";
 import { ICONS } from "./icons";
 import { button, chooseFile, pictureOf } from "./parts";
@@ -15,13 +16,14 @@ export class PicturePicker {
   chosen: Pixels | null = null;
   private readonly canvas = h("canvas", { class: "picture", role: "img" });
   private readonly extra = h("div", { class: "extra" });
+  private readonly open = button("Open", () => this.fromFile(), ICONS.open, "quiet");
   readonly element: HTMLElement;
 
   constructor(private readonly session: Session, private readonly name: string, private readonly onChoose: () => void) {
     this.canvas.setAttribute("aria-label", `${name}: none yet`);
     this.element = h("div", { class: "picker" }, h("h3", {}, name), this.canvas,
       h("div", { class: "row wrap" },
-        button("Open", () => this.fromFile(), ICONS.open, "quiet"),
+        this.open,
         button("Draw", () => this.draw(), ICONS.pen, "quiet"),
         button("Gallery", () => this.fromGallery(), ICONS.gallery, "quiet")),
       this.extra);
@@ -31,7 +33,7 @@ export class PicturePicker {
     this.chosen = pixels;
     paint(this.canvas, pixels);
     this.canvas.setAttribute("aria-label", `${this.name}: ${pixels.width} by ${pixels.height} pixels`);
-    fill(this.extra);
+    keepFocus(this.extra, () => fill(this.extra), this.open);
     this.onChoose();
   }
 

@@ -31,6 +31,7 @@ export function paint(canvas: HTMLCanvasElement, pixels: Pixels): void {
  * @throws FlowshipError not a picture that the browser reads, or too large. */
 export async function decodeFile(file: Blob, name: string): Promise<Pixels> {
   if (file.size > MAX_FILE) throw usageError(`${name} has ${file.size} bytes, at most ${MAX_FILE}`);
+  await checkSize(file, name);
   let bitmap: ImageBitmap;
   try {
     // No colour management and no alpha multiplication: the stored bytes.
@@ -39,17 +40,33 @@ export async function decodeFile(file: Blob, name: string): Promise<Pixels> {
     throw usageError(`${name} is not a picture that this browser can read (${String(cause)})`);
   }
   try {
-    return fromBitmap(bitmap, name);
+    return fromBitmap(bitmap);
   } finally {
     bitmap.close();
   }
 }
 
-function fromBitmap(bitmap: ImageBitmap, name: string): Pixels {
-  const { width, height } = bitmap;
-  if (width > MAX_SIDE || height > MAX_SIDE) {
-    throw usageError(`${name} has ${width} x ${height} pixels, at most ${MAX_SIDE} a side`);
+/** Before its pixels are unpacked: an image element reads no more than the size until it is drawn. */
+async function checkSize(file: Blob, name: string): Promise<void> {
+  const url = URL.createObjectURL(file);
+  const image = new Image();
+  try {
+    await new Promise((resolve, reject) => {
+      image.onload = resolve;
+      image.onerror = () => reject(usageError(`${name} is not a picture that this browser can read`));
+      image.src = url;
+    });
+    const { naturalWidth: width, naturalHeight: height } = image;
+    if (width > MAX_SIDE || height > MAX_SIDE) {
+      throw usageError(`${name} has ${width} x ${height} pixels, at most ${MAX_SIDE} a side`);
+    }
+  } finally {
+    URL.revokeObjectURL(url);
   }
+}
+
+function fromBitmap(bitmap: ImageBitmap): Pixels {
+  const { width, height } = bitmap;
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true })!;
   context.drawImage(bitmap, 0, 0);
@@ -84,16 +101,6 @@ export function compare(a: Pixels, b: Pixels): Difference | null {
     largest = Math.max(largest, change);
   }
   return { values: a.data.length, different, largest };
-}
-
-/** Words for a comparison; bit for bit only where it is. */
-export function describeDifference(found: Difference | null): string {
-  if (!found) return "The sizes differ, so these are not the same picture.";
-  if (!found.different) return `Bit for bit the same: all ${found.values} values are equal.`;
-  const share = `${found.different} of ${found.values} values differ, by at most ${found.largest} of 255`;
-  return found.largest <= 1
-    ? `The same to the eye: ${share}. Other processors and engines round differently.`
-    : `Not the same: ${share}.`;
 }
 
 /** A latent [T, D] in the order of the patches as a grey or colour picture; -3 is black, 3 white.

@@ -23,6 +23,13 @@ export function formatSeconds(seconds: number): string {
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
+/** What a job of the laptop's engine waits for; null is a place in its queue. */
+export function describeWaiting(ahead: number | null): string {
+  if (ahead === null) return "the queue is full, waiting for a place";
+  if (ahead === 0) return "waiting, next in the queue";
+  return `waiting, ${ahead} before it`;
+}
+
 /** What the denoising switch does, or why this model has none; at most two lines of a phone. */
 export function describeDenoise(model: ModelInfo | null): string {
   if (!model || model.denoise) return "One more step takes the training noise out of the picture.";

@@ -3,9 +3,10 @@
 import type { Pixels } from "../../engine/api";
 import { h } from "../dom";
 import { ICONS } from "../icons";
-import { button, ProgressBar, section } from "../parts";
+import { button, enable, section } from "../parts";
 import { PicturePicker } from "../picker";
 import { paint } from "../pixels";
+import { ProgressBar } from "../progress_bar";
 import type { Session } from "../session";
 
 const STEPS = 13; // pictures, both ends included
@@ -29,7 +30,7 @@ export class MorphPage {
     this.first = new PicturePicker(session, "From", () => this.stop());
     this.last = new PicturePicker(session, "To", () => this.stop());
     const go = button("Morph", () => this.morph(), ICONS.morph, "primary");
-    this.play.disabled = true;
+    enable(this.play, false);
     this.slider.addEventListener("input", () => {
       this.stop();
       this.show();
@@ -38,7 +39,7 @@ export class MorphPage {
       section("Morph", h("p", { class: "note" }, "Two pictures become latents; every point between them is a picture too."),
         h("div", { class: "pair" }, this.first.element, this.last.element), go),
       h("div", { class: "stage" }, this.canvas, this.slider, h("div", { class: "row" }, this.play), this.bar.element));
-    session.watch(() => (go.disabled = session.busy || !session.model));
+    session.watch(() => enable(go, !session.busy && session.model !== null));
   }
 
   /** Takes a picture from another page: the first free place, or the second. */
@@ -51,6 +52,7 @@ export class MorphPage {
     const [from, to] = [this.first.chosen, this.last.chosen];
     if (!from || !to) return session.say("Choose two pictures first.", true);
     this.stop();
+    this.canvas.scrollIntoView({ block: "nearest" }); // on a phone it is above the button
     const frames: Pixels[] = [];
     const made = await this.bar.run("Morph", async (onProgress, signal) => {
       const started = performance.now();
@@ -70,7 +72,8 @@ export class MorphPage {
     });
     if (!made) return;
     this.frames = made.map(({ pixels }) => pixels);
-    this.slider.disabled = this.play.disabled = false;
+    this.slider.disabled = false;
+    enable(this.play, true);
     this.canvas.setAttribute("aria-label", `A morph of ${STEPS} pictures`);
     this.show();
     session.say("The morph is ready: move the slider.");
