@@ -1,9 +1,11 @@
-"""Bundles that many tests need, exported once for all workers."""
+"""Bundles that many tests need, exported once for all workers; the web app in its browser."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import numpy.typing as npt
 import pytest
 from command_line import Terminal
 from filelock import FileLock
+from web_pages import ARGUMENTS, CHROMIUM, WEB_APP, need, opened, static_host
 
 from flowship.export.families.tarflow import ConfigOverrides
 from flowship.export.pipeline import export_checkpoint
 from flowship.export.request import ExportRequest
 from flowship.export.targets import TargetOptions
+from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.progress import ProgressLine
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -89,3 +93,62 @@ def exported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Export
         return path
 
     return export
+
+
+# ---- the web app --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `npm run build:site` makes, below the top of a host as on a project's pages."""
+    need((WEB_APP / "index.html").is_file(), f"{WEB_APP} is not built: make web")
+    top = tmp_path_factory.mktemp("host")
+    shutil.copytree(WEB_APP, top / "flowship", copy_function=os.link)
+    shutil.copytree(EMBEDDED, top / "flowship" / "bundle", copy_function=os.link)
+    return top
+
+
+@pytest.fixture(scope="module")
+def static(site: Path) -> Iterator[str]:
+    with static_host(site) as (address, _):
+        yield f"{address}flowship/"
+
+
+@pytest.fixture(scope="module")
+def laptop() -> Iterator[str]:
+    """``flowship serve`` with the embedded bundle, in a thread: its address with the token."""
+    need((WEB_APP / "index.html").is_file(), f"{WEB_APP} is not built: make web")
+    pytest.importorskip("uvicorn")
+    from laptop_server import TOKEN, running_server
+
+    with running_server(None, web_app=WEB_APP) as server:
+        yield f"{server.origin}/#token={TOKEN}"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    need(CHROMIUM.exists(), f"{CHROMIUM} is not there")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any, laptop: str) -> Iterator[Any]:
+    """The app with the laptop's engine."""
+    with opened(chromium, laptop) as page:
+        yield page
+
+
+@pytest.fixture
+def own_page(chromium: Any, static: str) -> Iterator[Any]:
+    """The app with the browser's own engine."""
+    with opened(chromium, static) as page:
+        yield page
+
+
+@pytest.fixture(params=["laptop", "browser"])
+def any_page(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue("page" if request.param == "laptop" else "own_page")

@@ -116,20 +116,25 @@ def parse_events(body: bytes) -> list[tuple[str, Json]]:
 
 @contextmanager
 def running_server(
-    *bundles: str | None, max_jobs: int = 64, web_app: Path = WEB_APP
+    *bundles: str | None,
+    max_jobs: int = 64,
+    web_app: Path = WEB_APP,
+    port: int = 0,
+    token: str = TOKEN,
+    names: tuple[str, ...] = (),
 ) -> Iterator[Running]:
-    """Serve until the block ends; everything it held is freed then."""
+    """Serve until the block ends; everything it held is freed then. ``names`` are further hosts."""
     models = Models(bundles, EngineChoice(threads=1))
     ready = threading.Event()
     try:
         app = create_app(
             models,
-            token=TOKEN,
-            hosts=Hosts.for_address("127.0.0.1"),
+            token=token,
+            hosts=Hosts.for_address("127.0.0.1", names),
             max_jobs=max_jobs,
             web_app=web_app,
         )
-        with listen("127.0.0.1", 0) as listener:
+        with listen("127.0.0.1", port) as listener:
             server = Server(app, ready.set)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()

@@ -143,6 +143,10 @@ def _with(**changes: Any) -> str:
         (_with(attn_temp=0), "attn_temp 0.0"),
         (_with(guide_what="c"), "recipe.guide_what: expected one of 'ab', 'a', 'b'"),
         (_with(columns=0), "columns is 0"),
+        (
+            _with(plan={"windows": {"block0": 10**9}}),
+            "recipe.plan: a window of 1000000000 patches, expected 1 to 65536",
+        ),
         (_with(noise="mine"), "noise is 'mine', expected philox4x32-10/as241 or a sha256"),
         (_with(bundle_sha256="x"), "bundle_sha256 is 'x'"),
         (_with(engine="\x1b[31m"), "expected a short name"),

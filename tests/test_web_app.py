@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import functools
 import hashlib
-import http.server
 import json
-import os
 import re
-import shutil
-import threading
 import time
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,249 +13,34 @@ import numpy as np
 import pytest
 from command_line import Terminal
 from PIL import Image
+from web_bundles import OwnBundle
+from web_pages import (
+    AXE,
+    FOUR_CORES,
+    GENERATE,
+    OPEN,
+    PAGES,
+    SNEAKER,
+    START_WORKER,
+    WATCH_PROGRESS,
+    WATCH_SHIFTS,
+    denoise,
+    drop,
+    gallery,
+    largest_difference,
+    made_here,
+    make,
+    need,
+    open_bundle,
+    opened,
+    pythons_picture,
+    ready,
+    show,
+    static_host,
+)
 
 from flowship.benchmarks.formats import read_rows
 from flowship.runtime import Flow
-from flowship.runtime.bundle import EMBEDDED
-
-WEB = Path(__file__).parents[1] / "apps" / "web"
-# A build elsewhere can be tested too.
-WEB_APP = Path(os.environ.get("FLOWSHIP_WEB_APP", WEB / "dist"))
-AXE = WEB / "node_modules" / "axe-core" / "axe.min.js"
-CHROMIUM = Path("/usr/bin/chromium")
-LAPTOP = "laptop.test"  # this machine by a name: to browsers no secure context, as from a phone
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    f"--host-resolver-rules=MAP {LAPTOP} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
-PAGES = ("create", "inside", "morph", "gallery", "device", "privacy")
-# The rows of the gallery, oldest first: [[recipe, pixels], ...].
-READ_GALLERY = """() => new Promise((resolve, reject) => {
-  const asked = indexedDB.open("flowship-gallery");
-  asked.onerror = () => reject(asked.error);
-  asked.onsuccess = () => {
-    const rows = asked.result.transaction("pictures").objectStore("pictures").getAll();
-    rows.onsuccess = () => resolve(rows.result.map(r => [r.recipe, Array.from(r.pixels.data)]));
-  };
-})"""
-DROP = """([name, kind, data]) => {
-  const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
-  const moved = new DataTransfer();
-  moved.items.add(new File([bytes], name, { type: kind }));
-  document.dispatchEvent(new DragEvent("drop", { dataTransfer: moved, cancelable: true }));
-}"""
-# window.shifts: how far things that nobody moved have moved (CLS).
-WATCH_SHIFTS = """
-  window.shifts = 0;
-  new PerformanceObserver(list => list.getEntries().forEach(entry => window.shifts += entry.value))
-    .observe({ type: "layout-shift", buffered: true });
-"""
-FOUR_CORES = "Object.defineProperty(navigator, 'hardwareConcurrency', { get: () => 4 })"
-# What is shown while a picture grows, as [caption, picture].
-WATCH_PROGRESS = """() => {
-  window.shown = [];
-  const [caption, canvas] = ["p.caption", "canvas.big"].map(q => document.querySelector(q));
-  new MutationObserver(() => window.shown.push([caption.textContent, canvas.toDataURL()]))
-    .observe(caption, { childList: true });
-}"""
-# The app's worker once more, to call as the page does: window.call(method, ...args).
-START_WORKER = """() => {
-  const loaded = performance.getEntriesByType("resource").map(entry => entry.name);
-  const script = loaded.find(name => /worker-[^/]*[.]js$/.test(name));
-  const worker = new Worker(script, { type: "module" });
-  worker.postMessage({ kind: "start", base: document.baseURI });
-  let last = 0;
-  window.call = (method, ...args) => new Promise((resolve, reject) => {
-    const id = ++last;
-    worker.addEventListener("message", ({ data }) => {
-      if (data.id !== id || data.kind === "event") return;
-      if (data.kind === "result") resolve(data.result); else reject(new Error(data.error.message));
-    });
-    worker.postMessage({ kind: "call", id, method, args });
-  });
-}"""
-OPEN = "threads => call('open', 'embedded', { threads }).then(info => info.engine.threads)"
-GENERATE = """request => call("generate", request).then(
-  made => [1000 * made.seconds, Array.from(made.pixels.data)])"""
-SNEAKER = {"seed": "7", "label": 7, "guidance": 1.5}
-
-
-def need(condition: bool, reason: str) -> None:
-    """Skip without it, but not where everything has to be there."""
-    if not condition:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-
-
-# ---- hosts and browser --------------------------------------------------------------------------
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *_: Any) -> None:
-        """Says nothing."""
-
-
-@contextmanager
-def static_host(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A host without any header of its own: its address, and what ends it."""
-    handler = functools.partial(_Quiet, directory=folder)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join(30)
-
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/", stop
-    finally:
-        stop()
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `npm run build:site` makes, below the top of a host as on a project's pages."""
-    need((WEB_APP / "index.html").is_file(), f"{WEB_APP} is not built: make web")
-    top = tmp_path_factory.mktemp("host")
-    shutil.copytree(WEB_APP, top / "flowship", copy_function=os.link)
-    shutil.copytree(EMBEDDED, top / "flowship" / "bundle", copy_function=os.link)
-    return top
-
-
-@pytest.fixture(scope="module")
-def static(site: Path) -> Iterator[str]:
-    with static_host(site) as (address, _):
-        yield f"{address}flowship/"
-
-
-@pytest.fixture(scope="module")
-def laptop() -> Iterator[str]:
-    """``flowship serve`` with the embedded bundle, in a thread: its address with the token."""
-    need((WEB_APP / "index.html").is_file(), f"{WEB_APP} is not built: make web")
-    pytest.importorskip("uvicorn")
-    from laptop_server import TOKEN, running_server
-
-    with running_server(None, web_app=WEB_APP) as server:
-        yield f"{server.origin}/#token={TOKEN}"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    need(CHROMIUM.exists(), f"{CHROMIUM} is not there")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(chromium: Any, address: str, script: str = "", **options: Any) -> Iterator[Any]:
-    """A fresh profile on a phone's screen; no request may leave the origin, nothing may throw.
-
-    ``script`` runs before the page's own.
-    """
-    phone = {"width": 360, "height": 740}
-    context = chromium.new_context(**{"viewport": phone, "service_workers": "block", **options})
-    page, requests, errors = context.new_page(), list[str](), list[str]()
-    context.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(20_000)
-    page.add_init_script(script)
-    try:
-        page.goto(address)
-        ready(page)
-        yield page
-        origin = "/".join(address.split("/")[:3]) + "/"
-        assert not errors
-        assert requests
-        assert [url for url in requests if not url.startswith((origin, "blob:", "data:"))] == []
-    finally:
-        context.close()
-
-
-@pytest.fixture
-def page(chromium: Any, laptop: str) -> Iterator[Any]:
-    """The app with the laptop's engine."""
-    with opened(chromium, laptop) as page:
-        yield page
-
-
-@pytest.fixture
-def own_page(chromium: Any, static: str) -> Iterator[Any]:
-    """The app with the browser's own engine."""
-    with opened(chromium, static) as page:
-        yield page
-
-
-@pytest.fixture(params=["laptop", "browser"])
-def any_page(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue("page" if request.param == "laptop" else "own_page")
-
-
-# ---- what people do -----------------------------------------------------------------------------
-
-
-def ready(page: Any) -> None:
-    page.get_by_role("button", name="Make a picture", disabled=False).wait_for()
-
-
-def make(page: Any, seed: int = 7) -> None:
-    page.get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_role("button", name="Make a picture").click()
-    page.locator(".caption", has_text=re.compile(f"seed {seed}, made in")).wait_for()
-    page.locator("main button.primary:enabled").first.wait_for()
-
-
-def show(page: Any, name: str) -> None:
-    page.locator(f'a[href="#{name}"]').last.click()
-    page.locator(f'a[href="#{name}"][aria-current]').wait_for()
-
-
-def denoise(page: Any) -> Any:
-    """The switch."""
-    return page.get_by_role("switch", name="Denoise")
-
-
-def gallery(page: Any) -> list[tuple[Any, np.ndarray[Any, Any]]]:
-    """Recipe and pixels of each picture, oldest first."""
-    return [(json.loads(r), np.array(p, np.uint8)) for r, p in page.evaluate(READ_GALLERY)]
-
-
-def drop(page: Any, path: Path, kind: str) -> None:
-    page.evaluate(DROP, [path.name, kind, base64.b64encode(path.read_bytes()).decode()])
-
-
-def open_bundle(page: Any, path: Path) -> None:
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Open a bundle").click()
-    chooser.value.set_files(path)
-
-
-def pythons_picture(
-    seed: int, label: str | None = None, guidance: float = 0.0, denoise: bool = False
-) -> Any:
-    with Flow.open(threads=1) as flow:
-        found = flow.generate(seed=seed, label=label, guidance=guidance, denoise=denoise)
-    return found.pictures().ravel()
-
-
-def made_here(recipe: Any) -> bool:
-    """In the browser, not by the laptop's engine."""
-    return str(recipe["engine_version"]).startswith("onnxruntime-web")
-
-
-def largest_difference(a: Any, b: Any) -> int:
-    return int(np.abs(np.subtract(a, b, dtype=np.int16)).max())
-
 
 # ---- the built files ----------------------------------------------------------------------------
 
@@ -388,9 +164,9 @@ def test_dropped_png_with_a_recipe_is_made_again(own_page: Any, flowship: Termin
     drop(own_page, Path("bag.png"), "image/png")
     own_page.get_by_text("This picture carries its recipe").wait_for()
     own_page.get_by_role("button", name="Make it again").click()
-    verdict = own_page.locator(".verdict")
-    verdict.wait_for()
-    assert "Bit for bit the same: all 784 values" in verdict.inner_text()
+    own_page.locator(
+        ".verdict", has_text="Bit for bit the same: all 784 values are equal"
+    ).wait_for()
     ((recipe, _),) = gallery(own_page)
     assert (recipe["seeds"], recipe["labels"], recipe["guidance"]) == ([11], [8], 2)
 
@@ -465,83 +241,6 @@ def test_morph(own_page: Any) -> None:
     slider.focus()
     page.keyboard.press("End")
     assert slider.input_value() == "12"
-
-
-# ---- bundles of one's own -----------------------------------------------------------------------
-
-
-def zipped(folder: Path, change: Callable[[str, bytes], bytes] = lambda _, data: data) -> Path:
-    """The embedded bundle under another name, zipped."""
-    path = folder / "mine.flowship.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(EMBEDDED.rglob("*")):
-            if file.is_file():
-                name, data = file.relative_to(EMBEDDED).as_posix(), file.read_bytes()
-                if name == "manifest.json":
-                    data = data.replace(b'"fashion-mnist"', b'"mine"', 1)
-                archive.writestr(f"mine.flowship/{name}", change(name, data))
-    return path
-
-
-def without_denoising(name: str, data: bytes) -> bytes:
-    """The manifest without the vector-Jacobian graphs."""
-    if name != "manifest.json":
-        return data
-    manifest = json.loads(data)
-    manifest["artifacts"] = [a for a in manifest["artifacts"] if a["role"] != "vjp"]
-    return json.dumps(manifest).encode()
-
-
-def test_own_bundle_is_kept_used_and_removed(own_page: Any, tmp_path: Path) -> None:
-    """One without denoising graphs: the switch is not offered, with the reason."""
-    denoise(own_page).check()
-    show(own_page, "device")
-    assert own_page.get_by_role("group", name="Threads").count() == 0, "the page is not isolated"
-    open_bundle(own_page, zipped(tmp_path, without_denoising))
-    row = own_page.locator(".models li", has_text="mine")
-    row.locator(".badge", has_text="open").wait_for()
-    assert "13 MB" in row.inner_text()
-    show(own_page, "create")
-    assert denoise(own_page).is_disabled() and not denoise(own_page).is_checked()
-    own_page.get_by_text("Not with this bundle: no denoising graphs for onnx fp32.").wait_for()
-    make(own_page, 9)
-    ((recipe, pixels),) = gallery(own_page)
-    assert (recipe["bundle"], recipe["denoise"]) == ("mine", False)
-    assert largest_difference(pixels, pythons_picture(9, "t-shirt", 1.5)) <= 1
-    own_page.reload()
-    ready(own_page)
-    assert denoise(own_page).is_enabled()
-    show(own_page, "device")
-    row.get_by_role("button", name="Remove").click()
-    row.wait_for(state="detached")
-
-
-def test_bad_bundles_say_what_is_wrong(own_page: Any, tmp_path: Path) -> None:
-    def flip(name: str, data: bytes) -> bytes:
-        return data[:-1] + bytes([data[-1] ^ 1]) if name.endswith("block2.weights.bin") else data
-
-    show(own_page, "device")
-    alert = own_page.locator(".message.error span")
-    bad = zipped(tmp_path, flip)
-    open_bundle(own_page, bad)
-    wrong = own_page.get_by_text("block2.weights.bin is damaged or was changed")
-    wrong.wait_for()
-    own_page.get_by_role("button", name="Close").click()
-    bad.write_bytes(bad.read_bytes()[:1_000_000])
-    open_bundle(own_page, bad)
-    alert.wait_for()
-    assert "not a zip" in alert.inner_text()
-    assert own_page.locator(".models li").count() == 1
-
-
-def test_without_https_nothing_is_kept_and_the_page_says_so(
-    chromium: Any, static: str, tmp_path: Path
-) -> None:
-    with opened(chromium, static.replace("127.0.0.1", LAPTOP)) as page:
-        assert not page.evaluate("isSecureContext")
-        show(page, "device")
-        open_bundle(page, zipped(tmp_path))
-        page.get_by_text("this browser keeps no files for this page").wait_for()
 
 
 # ---- pages --------------------------------------------------------------------------------------
@@ -622,22 +321,43 @@ def test_pages_fit_a_phone_and_say_that_nothing_left(chromium: Any, laptop: str)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_are_accessible(chromium: Any, laptop: str, scheme: str) -> None:
-    """With the browser's engine on an isolated page, which has all controls."""
+def test_pages_are_accessible(
+    chromium: Any, laptop: str, scheme: str, flowship: Terminal, tmp_path: Path
+) -> None:
+    """With the browser's engine on an isolated page, which has all controls, and results in all."""
     need(AXE.is_file(), f"{AXE} is missing: run npm ci --ignore-scripts in apps/web")
     address, options = laptop.partition("#")[0], {"reduced_motion": "reduce"}
+    flowship.ok("generate", "--seed", 1, "--threads", 1, "-o", "one.png")
     with opened(chromium, address, color_scheme=scheme, **options) as page:
-        make(page, 1)
         page.evaluate(AXE.read_text("utf-8"))
-        found = {}
-        for name in PAGES:
-            show(page, name)
-            if name == "gallery":
-                page.locator(".thumb").first.click()
+        found = dict[str, Any]()
+
+        def check(name: str) -> None:
             violations = page.evaluate(
                 "axe.run({ resultTypes: ['violations'] }).then(f => f.violations)"
             )
-            bad = [v for v in violations if v["impact"] in ("serious", "critical")]
-            if bad:
-                found[name] = [(v["id"], [node["html"] for node in v["nodes"]]) for v in bad]
+            if violations:
+                found[name] = [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations]
+
+        drop(page, Path("one.png"), "image/png")
+        page.get_by_role("button", name="Make it again").wait_for()
+        check("recipe")
+        page.get_by_role("button", name="Make it again").click()
+        page.locator(".verdict", has_text="values are equal").wait_for()
+        show(page, "device")
+        open_bundle(page, OwnBundle().with_precision("int8").zip(tmp_path / "mine.zip"))
+        page.locator(".models li.open", has_text="int8").wait_for()
+        show(page, "gallery")
+        page.locator(".thumb").first.click()
+        page.get_by_role("button", name="Look inside").click()
+        page.locator(".trio").wait_for()
+        for name in PAGES:
+            show(page, name)
+            check(name)
+        page.locator('a[href="#create"]').last.click()
+        page.get_by_label("anything").check()
+        page.get_by_label("How many").fill("65")
+        page.get_by_role("button", name="Make a picture").click()
+        page.get_by_role("button", name="Close").wait_for()
+        check("an error")
         assert found == {}

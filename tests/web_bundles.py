@@ -1,0 +1,142 @@
+"""Bundles of people's own for the web app: the embedded one renamed, changed and zipped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowship.runtime.bundle import EMBEDDED
+from flowship.runtime.hashing import sha256_bytes
+
+MANIFEST = "manifest.json"
+
+
+class OwnBundle:
+    """Files and manifest, which may be changed before they are zipped.
+
+    Attributes:
+        manifest: the JSON of manifest.json.
+        files: all others, by path; put() keeps the manifest true.
+    """
+
+    def __init__(self, name: str = "mine") -> None:
+        self.files = {
+            file.relative_to(EMBEDDED).as_posix(): file.read_bytes()
+            for file in sorted(EMBEDDED.rglob("*"))
+            if file.is_file() and file.name != MANIFEST
+        }
+        self.manifest: dict[str, Any] = json.loads((EMBEDDED / MANIFEST).read_text("utf-8"))
+        self.manifest["name"] = name
+
+    def put(self, path: str, data: bytes) -> None:
+        self.files[path] = data
+        self.manifest["files"][path] = {"bytes": len(data), "sha256": sha256_bytes(data)}
+
+    def zip(self, path: Path, *, packed: bool = False) -> Path:
+        kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+        with zipfile.ZipFile(path, "w", kind) as archive:
+            archive.writestr(f"mine.flowship/{MANIFEST}", json.dumps(self.manifest))
+            for name, data in self.files.items():
+                archive.writestr(f"mine.flowship/{name}", data)
+        return path
+
+    @property
+    def sha256(self) -> str:
+        """Of the manifest as it is zipped."""
+        return sha256_bytes(json.dumps(self.manifest).encode())
+
+    # -- changes -----------------------------------------------------------------------------------
+
+    def without_denoising(self) -> OwnBundle:
+        """No vector-Jacobian graphs."""
+        kept = [a for a in self.manifest["artifacts"] if a["role"] != "vjp"]
+        self.manifest["artifacts"] = kept
+        return self
+
+    def flipped(self, path: str) -> OwnBundle:
+        """The last byte of a file is another than the manifest says."""
+        data = self.files[path]
+        self.files[path] = data[:-1] + bytes([data[-1] ^ 1])
+        return self
+
+    def with_precision(self, name: str) -> OwnBundle:
+        """The same graphs once more, with weights that are rounded to float16."""
+        for path in [path for path in self.files if path.startswith("onnx/fp32/")]:
+            data = self.files[path]
+            if path.endswith(".weights.bin"):
+                weights = np.frombuffer(data, "<f4").astype(np.float16)
+                data = weights.astype("<f4").tobytes()
+            self.put(path.replace("/fp32/", f"/{name}/"), data)
+        for artifact in copy.deepcopy(self.manifest["artifacts"]):
+            text = json.dumps({**artifact, "precision": name}).replace("/fp32/", f"/{name}/")
+            self.manifest["artifacts"].append(json.loads(text))
+        return self
+
+    def that_never_ends(self) -> OwnBundle:
+        """The first block's graphs count to 2^62 before they answer."""
+        for branches in (1, 2):
+            path = f"onnx/fp32/block3.gqa_b{branches}.onnx"
+            self.put(path, _endless(self.files[path]))
+        return self
+
+    def of_four_channels(self) -> OwnBundle:
+        """The same numbers of values, as pictures that no screen shows."""
+        image = self.manifest["spec"]["image"]
+        image.update(img_size=14, in_channels=4, patch_size=2)
+        return self
+
+    def of_another_engine(self) -> OwnBundle:
+        """Artifacts of Core ML alone."""
+        for artifact in self.manifest["artifacts"]:
+            artifact["engine"] = "coreml"
+        return self
+
+
+def _endless(graph: bytes) -> bytes:
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.load_model_from_string(graph)
+    for node in model.graph.node:
+        node.output[:] = ["ab_before" if name == "ab" else name for name in node.output]
+    one: tuple[int, list[int]] = TensorProto.FLOAT, []
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["goes_on"]),
+            helper.make_node("Identity", ["value"], ["next_value"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value", *one),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next_value", *one),
+        ],
+    )
+    model.graph.initializer.extend(
+        [
+            helper.make_tensor("loop_turns", TensorProto.INT64, [], [1 << 62]),
+            helper.make_tensor("loop_go", TensorProto.BOOL, [], [True]),
+            helper.make_tensor("loop_zero", *one, [0.0]),
+        ]
+    )
+    model.graph.node.extend(
+        [
+            # It begins with an input, so that it is not counted out when the graph is loaded.
+            helper.make_node("ReduceMax", ["x"], ["loop_first"], keepdims=0),
+            helper.make_node(
+                "Loop", ["loop_turns", "loop_go", "loop_first"], ["loop_last"], body=body
+            ),
+            helper.make_node("Mul", ["loop_last", "loop_zero"], ["loop_nothing"]),
+            helper.make_node("Add", ["ab_before", "loop_nothing"], ["ab"]),
+        ]
+    )
+    return bytes(model.SerializeToString())
