@@ -37,7 +37,7 @@ describe("the page about privacy", () => {
     expect(here).toContain("are sent to flowship serve on this computer; the list marks what was sent.");
     const there = describePrivacy("laptop", LAN, { sent: true, offline: true }).join(" ");
     expect(there).toContain("are sent over the network to 192.168.1.4, unencrypted;");
-    expect(there).toContain("whoever can listen in this network can see them");
+    expect(there).toContain("unencrypted; the list marks what was sent. Whoever can listen in this network can see them.");
     for (const words of [here, there]) expect(words).not.toMatch(/Pictures, drawings, models and settings stay|goes on working/);
   });
 

@@ -46,7 +46,7 @@ export function describePrivacy(
     ];
   }
   const unread = isThisMachine(address) || address.protocol === "https:"
-    ? "" : " Nothing encrypts them: whoever can listen in this network can see them.";
+    ? "" : " Whoever can listen in this network can see them.";
   return [
     "The laptop's engine is in use. Seeds, classes, and the pictures, drawings and latents that you look into or "
       + `morph are sent ${describeWay(address)}; the list marks what was sent.${unread} flowship serve keeps none of `
