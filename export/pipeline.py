@@ -117,6 +117,11 @@ def run_export(
         )
     if request.max_size is not None and all(job.precision != "mixed" for job in jobs):
         raise UsageError("--max-size is for the precision mixed, which is not among --precision")
+    if request.max_bpd_increase is not None and not any(job.is_quantized for job in jobs):
+        raise UsageError(
+            "--max-bpd-increase limits quantized precisions, and none is among --precision "
+            f"{','.join(precisions)}"
+        )
     if request.plot and all(job.precision != "mixed" for job in jobs):
         raise UsageError("--plot draws the search of the precision mixed, which is not exported")
     for note in notes:
