@@ -148,7 +148,7 @@ def test_limits_that_do_not_fit_the_precisions(tmp_path: Path) -> None:
         _export(output, precisions=("mixed",))
     with pytest.raises(UsageError, match="--max-size is for the precision mixed"):
         _export(output, precisions=("int8",), max_size=10**9)
-    with pytest.raises(UsageError, match="limits quantized precisions.* fp32,fp16"):
+    with pytest.raises(UsageError, match=r"limits quantized precisions.* fp32,fp16"):
         _export(output, precisions=("fp32", "fp16"), max_bpd_increase=0.005)
     with pytest.raises(UsageError, match="--plot draws the search"):
         _export(output, precisions=("int8",), plot=tmp_path / "plot.svg")
