@@ -69,11 +69,15 @@ def check_file(path: str | os.PathLike[str]) -> None:
     """Refuse what atomic_file() would refuse, before hours of work and not after them.
 
     Raises:
-        UsageError: the folder does not exist, or ``path`` is a folder.
+        UsageError: the folder does not exist or cannot be written to, or ``path`` is a folder.
     """
-    if Path(path).is_dir():
+    given = Path(path)
+    if given.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
-    _resolve(path)
+    folder = _resolve(path).parent
+    replaced = given.is_file() or not given.exists()  # and no device or pipe
+    if replaced and not os.access(folder, os.W_OK):
+        raise UsageError(f"{path}: no permission to write into the folder {folder}")
 
 
 @contextmanager

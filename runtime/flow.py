@@ -81,12 +81,11 @@ class Flow:
 
         Raises:
             BundleError: the bundle is damaged, hostile or too new.
-            UsageError: no such engine, device or precision; the message lists those there are.
+            UsageError: no such engine, device, precision or, in a plan, block; the message lists
+                those there are.
             MissingExtraError: the engine's package is not installed.
         """
         factory = find_engine(engine)
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads {threads} is below 1")
         opened = Bundle.open(bundle)
         try:
             chosen = choose_precision(opened, engine, precision)
@@ -97,7 +96,9 @@ class Flow:
             if saved and threads is None:
                 options = replace(options, threads=saved.threads, spinning=saved.spinning)
             running = factory(opened, options)
-            if not isinstance(plan, Plan):
+            if isinstance(plan, Plan):
+                _check_blocks(plan, opened.spec)
+            else:
                 plan = saved.plan if saved else default_plan(opened, engine, chosen)
         except BaseException:
             opened.close()
@@ -381,6 +382,16 @@ def default_plan(bundle: Bundle, engine: str, precision: str) -> Plan:
     """The bundle's own plan, its tolerance not below the rounding of this engine and precision."""
     file = PlanFile.loads(bundle.path(PLAN).read_text("utf-8"))
     return replace(file.plan, tolerance=file.tolerance(made_for(engine), precision))
+
+
+def _check_blocks(plan: Plan, spec: FlowSpec) -> None:
+    there = [block.name for block in spec.ar_blocks]
+    named = {**plan.windows, **plan.guided_windows, **plan.min_committed}
+    if unknown := [name[:40] for name in named if name not in there]:
+        raise UsageError(
+            f"the plan names {', '.join(unknown[:4])}, but the bundle has {', '.join(there)}: "
+            "it was made for another one"
+        )
 
 
 class _Clock:

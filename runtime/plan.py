@@ -116,9 +116,9 @@ class PlanFile:
         return json.dumps(to_json(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @staticmethod
-    def loads(text: str) -> PlanFile:
-        """Parse and validate; BundleError with the path of what is wrong."""
-        return from_json(PlanFile, parse_json(text, PLAN), PLAN)
+    def loads(text: str, name: str = PLAN) -> PlanFile:
+        """Parse and validate; BundleError with the file's name and the path of what is wrong."""
+        return from_json(PlanFile, parse_json(text, name), name)
 
     def tolerance(self, engine: str, precision: str) -> float:
         """The plan's tolerance, but not below what rounding lets settle."""

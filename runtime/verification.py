@@ -111,7 +111,9 @@ def verify_bundle(
             yield Check(label, None, f"not installed: {why_not}")
             continue
         try:
-            running = find_engine(name)(bundle, EngineOptions(precision, threads=threads))
+            running = find_engine(name)(
+                bundle, EngineOptions(precision, threads=threads, packed=False)
+            )
             with closing(running):
                 images = yield from _check_engine(bundle, running, whole)
         except MissingExtraError:

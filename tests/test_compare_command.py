@@ -76,10 +76,13 @@ def golden_shape(bundle: Path) -> tuple[int, ...]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("-n", 0), "expected at least 1 picture"),
+        (("-n", 0), "-n 0 is not between 1 and 256"),
         (("--engine", "coreml"), "has nothing for the engine coreml"),
         (("--data", "nowhere.npz"), "--data nowhere.npz does not exist"),
         (("--images", "no/folder/x.png"), "no/folder"),
+        (("--images", "sheet.jpg"), "--images sheet.jpg: the sheet is a PNG"),
+        (("-n", 257), "-n 257 is not between 1 and 256"),
+        (("--threads", "-1"), "'-1' is not a number of threads, 1 to 256"),
     ],
 )
 def test_misuse(flowship: Terminal, bundle: Path, words: tuple[object, ...], message: str) -> None:

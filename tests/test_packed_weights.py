@@ -56,3 +56,25 @@ def test_from_the_command_line(flowship: Terminal, cache: Path) -> None:
     assert "packed weights: " in result.err and cache.is_dir()
     refused = flowship.refused("plan", "--engine", "executorch", "--pack-weights")
     assert "--pack-weights is for the engine onnx" in refused
+
+
+def test_what_was_damaged_on_the_disk_is_refused(flowship: Terminal, cache: Path) -> None:
+    with Bundle.open() as bundle:
+        engine = OnnxEngine(bundle, EngineOptions("fp32"))
+        engine.pack_weights()
+        engine.close()
+    flowship.ok("generate", "-o", "a.png")
+    for file in cache.glob("*/weights.bin"):
+        damaged = bytearray(file.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        file.write_bytes(damaged)
+    refused = flowship.refused("generate", "-o", "b.png", status=1)
+    assert "weights.bin has another sha256" in refused
+    assert "remove this folder, and pack them again with flowship plan --pack-weights" in refused
+    assert "verified" in flowship.ok("verify").out  # the bundle's own files are whole
+    for file in cache.glob("*/weights.bin"):
+        file.write_bytes(file.read_bytes()[:-4])
+    assert "weights.bin has " in flowship.refused("generate", "-o", "b.png", status=1)
+    for file in cache.glob("*/files.json"):
+        file.write_text("[]")
+    assert "are damaged" in flowship.refused("generate", "-o", "b.png", status=1)

@@ -26,6 +26,7 @@ from PIL import Image
 from flowship.export import parity
 from flowship.runtime import Flow, FlowshipError
 from flowship.runtime.bundle import EMBEDDED
+from flowship.runtime.plan import Plan, PlanFile
 
 TINY = golden_model(UNCONDITIONAL).checkpoint
 FULL = Path("/dev/full")  # a device that is always full
@@ -84,7 +85,7 @@ def test_words(flowship: Terminal, words: str, message: str) -> None:
         ("--guidance=-1", "guidance"),
         ("--guidance nan", "guidance"),
         ("--attn-temp 0", "attn_temp"),
-        ("--threads 0", "threads 0 is below 1"),
+        ("--threads 0", "'0' is not a number of threads, 1 to 256"),
         ("--engine tensorrt", "unknown engine 'tensorrt': choose from onnx, executorch, coreml"),
         ("--engine executorch", "has nothing for the engine executorch: it has onnx"),
         ("--precision int4", "no precision 'int4' for onnx: choose from fp32"),
@@ -93,11 +94,23 @@ def test_words(flowship: Terminal, words: str, message: str) -> None:
         ("--like nowhere.png", "nowhere.png"),
         ("--like a.png --seed 3 --label 2", "leave out --seed, --label"),
         ("--plan nowhere.json", "neither saved nor default nor a file"),
+        ("--threads 257", "'257' is not a number of threads, 1 to 256"),
     ],
 )
 def test_choices(flowship: Terminal, words: str, message: str) -> None:
     assert message in flowship.refused("generate", *words.split(), "-o", "x.png")
     _nothing_written()
+
+
+def test_a_plan_of_another_bundle(flowship: Terminal) -> None:
+    plan = Path("own.json")
+    plan.write_text(PlanFile(plan=Plan({"block0": 8, "block17": 2})).dumps())
+    line = flowship.refused("generate", "--plan", plan, "-o", "x.png")
+    assert "the plan names block17, but the bundle has block3, block2, block1, block0" in line
+    plan.write_text('{"plan": {"windows": {"block0": "many"}}}')
+    line = flowship.refused("generate", "--plan", plan, "-o", "x.png", status=1)
+    assert "own.json" in line and "windows" in line
+    _nothing_written("own.json")
 
 
 def test_a_device_names_its_extra(flowship: Terminal) -> None:

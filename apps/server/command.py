@@ -10,6 +10,7 @@ import sys
 import webbrowser
 from collections.abc import Callable
 
+from ...runtime.commands.options import add_threads
 from ...runtime.engines import ENGINE_NAMES
 from ...runtime.errors import MissingExtraError, UsageError
 from .addresses import browser_url, is_loopback, listen
@@ -47,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--engine", default="onnx", help=f"{', '.join(ENGINE_NAMES)} (%(default)s)")
     group.add_argument("--precision", help="of the first bundle (its first for the engine)")
     group.add_argument("--device", default="cpu", help="cpu, cuda, dml, ... (%(default)s)")
-    group.add_argument(
-        "--threads", type=int, metavar="N", help="threads of one call (by model size)"
-    )
+    add_threads(group)
 
 
 def run(arguments: argparse.Namespace) -> int:

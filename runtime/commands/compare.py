@@ -24,9 +24,10 @@ from ..prepare import MODES
 from ..progress import ProgressLine
 from ..table import format_bytes, format_table
 from ..verification import runnable_engines
-from .options import add_bundle, add_report, print_json
+from .options import add_bundle, add_report, add_threads, print_json
 
 MAX_DATA = 256  # pictures of --data
+MAX_COMPARED = 256  # pictures made, which lie beside each other on the sheet
 LABEL_WIDTH = 130  # pixels of the words left of a row of pictures
 MIN_SCALE = 56  # pixels: small pictures are enlarged to at least this
 
@@ -70,16 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first picture (%(default)s)")
     parser.add_argument("--engine", help="only this engine (all that are installed)")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of one call (by model size)"
-    )
+    add_threads(parser)
     add_report(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.num_images < 1:
-        raise UsageError(f"-n {arguments.num_images}: expected at least 1 picture")
+    if not 1 <= arguments.num_images <= MAX_COMPARED:
+        raise UsageError(f"-n {arguments.num_images} is not between 1 and {MAX_COMPARED}")
     if arguments.images:
+        if arguments.images.suffix.lower() != ".png":
+            raise UsageError(f"--images {arguments.images}: the sheet is a PNG, name it FILE.png")
         check_file(arguments.images)
     progress = ProgressLine(not arguments.quiet)
     with Bundle.open(arguments.bundle) as bundle:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..engines import ENGINE_NAMES
+from ..engines.base import MAX_THREADS
 from ..errors import UsageError
 from ..flow import Flow
 from ..guidance import GUIDE_WHAT
@@ -46,9 +47,23 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         metavar="saved|default|FILE",
         help="windows of the sampler: this device's (flowship plan --save) or the bundle's (saved)",
     )
-    group.add_argument(
-        "--threads", type=int, metavar="N", help="threads of one call (by model size)"
+    add_threads(group)
+
+
+def add_threads(parser: argparse._ActionsContainer) -> None:
+    """--threads."""
+    parser.add_argument(
+        "--threads", type=thread_count, metavar="N", help="threads of one call (by model size)"
     )
+
+
+def thread_count(text: str) -> int:
+    """The type of an option: 1 to MAX_THREADS."""
+    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a number of threads, 1 to {MAX_THREADS}"
+        )
+    return int(text)
 
 
 def add_guidance(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +125,7 @@ def _plan(choice: str | Plan) -> Plan | Literal["saved", "default"]:
         raise UsageError(
             f"--plan {choice!r} is neither saved nor default nor a file: {error}"
         ) from error
-    return PlanFile.loads(text).plan
+    return PlanFile.loads(text, choice).plan
 
 
 def sampling(arguments: argparse.Namespace) -> dict[str, Any]:

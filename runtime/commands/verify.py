@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..flow import choose_precision
 from ..progress import ProgressLine
 from ..verification import Check, runnable_engines, verify_bundle
-from .options import add_bundle, add_report, print_json
+from .options import add_bundle, add_report, add_threads, print_json
 
 MARKS = {True: "ok", False: "FAIL", None: "-"}
 
@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", help="only this engine (all of the bundle's that are installed)"
     )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of one call (by model size)"
-    )
+    add_threads(parser)
     parser.add_argument(
         "--full", action="store_true", help="make whole pictures of large models too (minutes)"
     )

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import UsageError
 from ..spec import ARBlock
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
 Floats = npt.NDArray[np.float32]
+
+MAX_THREADS = 256  # of one call; no device profits from more, and thousands exhaust some systems
 
 
 @dataclass(frozen=True)
@@ -143,12 +146,21 @@ class EngineOptions:
         threads: of one call; None for the engine's choice by model size.
         spinning: whether idle threads wait actively: faster on an idle machine, ruinous on a busy
             one (engines without such a choice ignore it).
+        packed: whether weights that were packed on this device may stand in for the bundle's own.
+
+    Raises:
+        UsageError: no such number of threads.
     """
 
     precision: str
     device: str = "cpu"
     threads: int | None = None
     spinning: bool = False
+    packed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise UsageError(f"threads {self.threads} is not between 1 and {MAX_THREADS}")
 
 
 EngineFactory = Callable[["Bundle", EngineOptions], Engine]

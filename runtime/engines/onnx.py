@@ -15,7 +15,7 @@ from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register
 from .onnx_core_stage import CoreStage
 from .onnx_file import check_external_data
 from .onnx_forms import CORE, FLOATS
-from .onnx_packed import pack_graph, packed_graph
+from .onnx_packed import check_packed, pack_graph, packed_graph
 from .onnx_stage import GqaStage
 from .onnxruntime_import import import_onnxruntime
 from .resources import SMALL_BLOCK_BYTES, default_threads, resident_bytes
@@ -176,9 +176,10 @@ class OnnxEngine:
                 kept = {a: s for a, s in self._sessions.items() if a.stage == artifact.stage}
                 self._sessions = kept
                 self._release_idle()
-            packed = self._packed_graph(artifact) if prepack else None
-            if packed and packed.is_file():
-                self._sessions[artifact] = self._create_session(packed, optimize=False)
+            packed = self._packed_graph(artifact) if prepack and self._options.packed else None
+            if packed and packed.parent.is_dir():
+                graph = check_packed(packed)
+                self._sessions[artifact] = self._create_session(graph, optimize=False)
             else:
                 path = self._checked_path(artifact)
                 self._sessions[artifact] = self._create_session(path, prepack)
@@ -211,7 +212,7 @@ class OnnxEngine:
             target = self._packed_graph(artifact)
             if target is None:
                 raise UsageError(f"weights are packed for the cpu, not for {self.info.device}")
-            if artifact.role == "step" and not target.is_file():
+            if artifact.role == "step" and not target.parent.is_dir():
                 source = self._checked_path(artifact)
                 written += pack_graph(self.ort, self._session_options(), source, target)
         return written

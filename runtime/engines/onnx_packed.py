@@ -2,20 +2,36 @@
 
 ONNX Runtime lays out matrices for its kernels whenever it loads a graph, in memory of its own. A
 graph that was saved after that is mapped: it opens sooner, and several processes share its pages.
+Sizes and hashes lie beside it and are checked before it is opened, like those of a bundle.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..atomic import atomic_folder
+from ..errors import BundleError, EngineError
+from ..hashing import sha256_of
+from ..manifest import FileEntry
+from ..safe_paths import regular_file
+from ..schema import from_json, parse_json, to_json
 
-GRAPH, WEIGHTS = "model.onnx", "weights.bin"
+GRAPH, WEIGHTS, SUMS = "model.onnx", "weights.bin", "files.json"
+LAYOUT = "2"  # of this folder; another one is another place
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """files.json."""
+
+    files: dict[str, FileEntry]
 
 
 def packed_folder() -> Path:
@@ -31,7 +47,7 @@ def packed_graph(file_hashes: Sequence[str], version: str) -> Path:
         file_hashes: sha256 of each file of the artifact.
         version: of ONNX Runtime; another build or processor packs in another way.
     """
-    words = "\n".join([*file_hashes, version, platform.machine(), _processor()])
+    words = "\n".join([LAYOUT, *file_hashes, version, platform.machine(), _processor()])
     return packed_folder() / hashlib.sha256(words.encode()).hexdigest()[:32] / GRAPH
 
 
@@ -52,7 +68,30 @@ def pack_graph(ort: Any, options: Any, source: Path, target: Path) -> int:
         ):
             options.add_session_config_entry(key, value)
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    return sum(file.stat().st_size for file in target.parent.iterdir())
+        files = [file for file in (folder / GRAPH, folder / WEIGHTS) if file.exists()]
+        sums = {file.name: FileEntry(file.stat().st_size, sha256_of(file)) for file in files}
+        (folder / SUMS).write_text(json.dumps(to_json(_Packed(sums))), "utf-8")
+    return sum(entry.bytes for entry in sums.values())
+
+
+def check_packed(graph: Path) -> Path:
+    """The graph, after its files were found to have the sizes and hashes they were written with.
+
+    Raises:
+        EngineError: they have not; the message says how to go on.
+    """
+    folder = graph.parent
+    try:
+        found = parse_json((folder / SUMS).read_text("utf-8"), SUMS)
+        for name, wanted in from_json(_Packed, found, SUMS).files.items():
+            if sha256_of(regular_file(folder, name, wanted.bytes)) != wanted.sha256:
+                raise BundleError(f"{name} has another sha256 than when it was written")
+    except (BundleError, OSError, UnicodeDecodeError) as error:
+        raise EngineError(
+            f"the packed weights in {folder} are damaged ({error}): remove this folder, and pack "
+            "them again with flowship plan --pack-weights"
+        ) from error
+    return graph
 
 
 def _processor() -> str:
