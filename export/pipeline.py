@@ -364,7 +364,7 @@ class _Export:
 
     def _open_engine(self, bundle: Bundle, job: Job) -> Engine:
         name = checking_engine(job.target.engine)
-        return find_engine(name)(bundle, EngineOptions(job.precision))
+        return find_engine(name)(bundle, EngineOptions(job.precision, packed=False))
 
     def _has_denoise(self, bundle: Bundle, job: Job) -> bool:
         stage = self.spec.ar_blocks[0].name
@@ -473,7 +473,7 @@ class _Export:
         if self.config.head_dim % HEAD_UNIT:  # no engine runs any window of it in float32
             return
         with profiling_bundle(bundle, self.checkpoint) as profiled:
-            options = EngineOptions(PROFILE_PRECISION)
+            options = EngineOptions(PROFILE_PRECISION, packed=False)
             with closing(find_engine("onnx")(profiled, options)) as engine:
                 profile = measure_profile(Model(profiled, engine), floors, self._tell_profile)
         (self.root / PLAN).write_text(PlanFile(profile=profile).dumps())

@@ -18,7 +18,7 @@ from .model import Model, to_block_order
 from .normal import normals
 from .plan import DEFAULT_TOLERANCE, Convergence, Plan, Profile
 from .sampler import invert_windowed
-from .spec import ARBlock
+from .spec import ARBlock, FlowSpec
 
 Floats = npt.NDArray[np.float32]
 
@@ -31,6 +31,11 @@ WINDOWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 def profile_windows(num_patches: int) -> list[int]:
     """Window lengths worth measuring for T patches."""
     return sorted({w for w in WINDOWS if w < num_patches - 1} | {max(num_patches - 1, 1)} - {1})
+
+
+def profile_guidance(spec: FlowSpec) -> Guidance:
+    """Typical guidance; without classes its branches differ in the attention temperature."""
+    return Guidance(GUIDANCE) if spec.num_classes else Guidance(0.5, attn_temp=0.7)
 
 
 def measure_convergence(
@@ -46,7 +51,7 @@ def measure_convergence(
     T, classes = spec.image.num_patches, spec.num_classes
     windows, entries = profile_windows(T), []
     done, total = 0, 2 * SEEDS * len(spec.ar_blocks)
-    for guidance in (Guidance(), Guidance(GUIDANCE) if classes else Guidance(0.5, attn_temp=0.7)):
+    for guidance in (Guidance(), profile_guidance(spec)):
         calls: dict[tuple[str, int], list[float]] = {}
         for seed in range(SEEDS):
             label = seed % classes if classes else None

@@ -103,7 +103,7 @@ def _run(bundle: Bundle, engine: Engine, patches: int | None) -> None:
 def main(text: str) -> None:
     task = PeakTask(**json.loads(text))
     with Bundle.open(task.bundle) as bundle:
-        options = EngineOptions(task.precision)
+        options = EngineOptions(task.precision, packed=False)
         with closing(find_engine(task.engine)(bundle, options)) as engine:
             _run(bundle, engine, task.patches)
     print(json.dumps(peak_bytes()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .plan import Profile
@@ -41,16 +41,25 @@ def choose_windows(
     """
     options = []
     for block in spec.ar_blocks:
-        found = [
+        options += [
             _option(spec, profile, block.name, window, guided, seconds)
             for window, seconds in sorted(times[block.name].items())
         ]
-        sequential = next(option for option in found if option.window == 1)
-        best = min(found, key=lambda option: option.block_seconds)
-        if best.block_seconds > (1 - MIN_GAIN) * sequential.block_seconds:
-            best = sequential
-        options += [replace(option, chosen=option is best) for option in found]
-    return options
+    best = {stage: windows[0] for stage, windows in paying_windows(options).items() if windows}
+    return with_windows(options, best)
+
+
+def paying_windows(options: Sequence[Option]) -> dict[str, list[int]]:
+    """Windows of each stage that beat W = 1 by MIN_GAIN, the fastest first."""
+    sequential = {o.stage: (1 - MIN_GAIN) * o.block_seconds for o in options if o.window == 1}
+    fastest = sorted(options, key=lambda option: option.block_seconds)
+    paying = [o for o in fastest if o.block_seconds <= sequential[o.stage] and o.window > 1]
+    return {stage: [o.window for o in paying if o.stage == stage] for stage in sequential}
+
+
+def with_windows(options: Sequence[Option], windows: Mapping[str, int]) -> list[Option]:
+    """The options with those of these windows chosen; W = 1 for stages that are not named."""
+    return [replace(o, chosen=o.window == windows.get(o.stage, 1)) for o in options]
 
 
 def _option(
@@ -61,16 +70,16 @@ def _option(
     return Option(stage, window, guided, seconds, committed, calls * seconds)
 
 
-def chosen_windows(options: list[Option]) -> dict[str, int]:
+def chosen_windows(options: Sequence[Option]) -> dict[str, int]:
     """Window of each stage."""
     return {option.stage: option.window for option in options if option.chosen}
 
 
-def planned_seconds(options: list[Option]) -> float:
+def planned_seconds(options: Sequence[Option]) -> float:
     """Predicted time of the engine calls of one picture."""
     return sum(option.block_seconds for option in options if option.chosen)
 
 
-def sequential_seconds(options: list[Option]) -> float:
+def sequential_seconds(options: Sequence[Option]) -> float:
     """The same with W = 1 everywhere."""
     return sum(option.block_seconds for option in options if option.window == 1)

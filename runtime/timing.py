@@ -52,21 +52,23 @@ def time_windows(
     return {window: median(found) for window, found in samples.items()}
 
 
-def time_pictures(flow: Flow, guided: bool, turns: int = TURNS) -> float:
-    """Median seconds of a whole picture with the flow's plan; the first one is not counted."""
-    noise = draw_noise([0], flow.spec)
-    label = 0 if flow.spec.num_classes else None
-    samples = []
+def time_pictures(flows: Sequence[Flow], guided: bool, turns: int = TURNS) -> list[float]:
+    """Median seconds of a whole picture with each flow's plan; the first turn is not counted."""
+    spec = flows[0].spec
+    noise = draw_noise([0], spec)
+    label = 0 if spec.num_classes else None
+    samples: list[list[float]] = [[] for _ in flows]
     for _ in range(turns + 1):
-        start = time.perf_counter()
-        flow.decode(
-            noise,
-            label=label,
-            guidance=GUIDED.scale if guided else 0.0,
-            attn_temp=GUIDED.attn_temp if guided else 1.0,
-        )
-        samples.append(time.perf_counter() - start)
-    return median(samples[1:])
+        for flow, found in zip(flows, samples, strict=True):
+            start = time.perf_counter()
+            flow.decode(
+                noise,
+                label=label,
+                guidance=GUIDED.scale if guided else 0.0,
+                attn_temp=GUIDED.attn_temp if guided else 1.0,
+            )
+            found.append(time.perf_counter() - start)
+    return [median(found[1:]) for found in samples]
 
 
 class _InTheMiddle:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Terminal
+from conftest import Exporter
 
-from flowship.runtime import BundleError, Flow
+from flowship.export.families.tarflow import TarFlowConfig
+from flowship.export.synthetic import write_checkpoint
+from flowship.runtime import BundleError, Flow, plan_search
+from flowship.runtime.bundle import Bundle
 from flowship.runtime.cli import main
 from flowship.runtime.commands import plan as plan_command
 from flowship.runtime.convergence import profile_windows
+from flowship.runtime.exactness import Difference, exact_windows
 from flowship.runtime.images import to_uint8
 from flowship.runtime.model import Model
 from flowship.runtime.plan import Convergence, Plan, PlanFile, Profile
 from flowship.runtime.planner import choose_windows, chosen_windows, planned_seconds
 from flowship.runtime.saved_plans import load_saved_plan, plans_folder
-from flowship.runtime.spec import MAX_PATCHES, ARBlock
+from flowship.runtime.spec import MAX_PATCHES, ARBlock, TrainingNoise
 
 
 @pytest.fixture(autouse=True)
@@ -114,18 +120,79 @@ def test_whole_pictures_decide_between_threads(
     ) -> dict[int, float]:
         return dict.fromkeys(windows, call[model.engine.info.threads])
 
-    def time_pictures(flow: Flow, guided: bool) -> float:
-        return picture[flow.engine.info.threads]
+    def time_pictures(flows: Sequence[Flow], guided: bool) -> list[float]:
+        return [picture[flow.engine.info.threads] for flow in flows]
 
-    monkeypatch.setattr(plan_command, "time_windows", time_windows)
-    monkeypatch.setattr(plan_command, "time_pictures", time_pictures)
+    monkeypatch.setattr(plan_search, "time_windows", time_windows)
+    monkeypatch.setattr(plan_search, "time_pictures", time_pictures)
     assert main(["plan", "--threads", "1,2", "--json", "-q"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["threads"] == 1 and report["measured_seconds"] == 0.02
-    monkeypatch.setattr(plan_command, "LONG_PICTURE", 0.0)  # too long to make one: calls decide
+    monkeypatch.setattr(plan_search, "LONG_PICTURE", 0.0)  # too long to make one: calls decide
     assert main(["plan", "--threads", "1,2", "--json", "-q"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["threads"] == 2 and report["measured_seconds"] is None
+
+
+def test_windows_that_make_other_pictures_are_refused(
+    monkeypatch: pytest.MonkeyPatch, flowship: Terminal
+) -> None:
+    """A tolerance of a float16 engine, and windows that look cheap."""
+
+    def time_windows(
+        model: Model, block: ARBlock, windows: Sequence[int], guided: bool
+    ) -> dict[int, float]:
+        return dict.fromkeys(windows, 1e-4)
+
+    def rough(bundle: Bundle, engine: str, precision: str) -> Plan:
+        return Plan(tolerance=0.02)
+
+    monkeypatch.setattr(plan_search, "time_windows", time_windows)
+    for module in (plan_search, plan_command):
+        monkeypatch.setattr(module, "default_plan", rough)
+    words = ("plan", "--threads", 1, "-q")
+    exact = flowship.ok(*words, "--json").json
+    failed = [c for c in exact["comparisons"] if not c["passed"]]
+    assert failed and all(c["equal"] < 0.999 or c["levels"] > 1 for c in failed)
+    windows = exact["plan"]["windows"]
+    assert not any(c["windows"] == windows for c in failed if not c["guided"])
+    chosen = {o["stage"]: o["window"] for o in exact["options"] if o["chosen"] and not o["guided"]}
+    assert windows == chosen
+    printed = flowship.ok(*words).out
+    assert ": refused, at most 0.1% may, by 1" in printed and "x refused" in printed
+    rest = flowship.ok(*words, "--inexact", "--json").json
+    assert rest["comparisons"] == [] and min(rest["plan"]["windows"].values()) > 1
+    assert sum(rest["plan"]["windows"].values()) > sum(windows.values())
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_what_is_left_of_a_plan_that_is_not_exact(several: bool) -> None:
+    """a is wrong with 8 and right with 4; b and c are right alone, and not together."""
+    asked = []
+
+    def compare(windows: Mapping[str, int]) -> Difference:
+        asked.append(dict(windows))
+        wrong = windows.get("a") == 8 or (several and {"b", "c"} <= set(windows))
+        equal = 0.9 if wrong else 1.0 - 0.0005 * ("c" in windows)
+        return Difference(False, dict(windows), 4, equal, int(wrong))
+
+    found = exact_windows(compare, {"a": [8, 4], "b": [6], "c": [6], "d": []})
+    assert found == ({"a": 4, "b": 6} if several else {"a": 4, "b": 6, "c": 6})
+    assert asked[0] == {"a": 8, "b": 6, "c": 6} and asked[-1] == found
+
+
+def test_one_patch_has_nothing_to_plan(
+    flowship: Terminal, exported: Exporter, tmp_path: Path
+) -> None:
+    noise = TrainingNoise("gaussian", 0.07)
+    config = TarFlowConfig(1, 4, 4, 64, 2, 1, 0, True, 64, 4, noise)
+    bundle = exported(write_checkpoint(tmp_path, "one-patch", config))
+    assert "is one patch, which takes no call" in flowship.refused("plan", bundle)
+
+
+def test_places_and_numbers_are_checked_first(flowship: Terminal) -> None:
+    assert "no/plan.svg: the folder" in flowship.refused("plan", "--plot", "no/plan.svg")
+    assert "'0' is not a number of threads" in flowship.refused("plan", "--threads", "1,0")
 
 
 def test_like_takes_the_plan_from_the_picture(

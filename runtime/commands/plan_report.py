@@ -1,0 +1,96 @@
+"""What ``flowship plan`` prints: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..exactness import MAX_LEVELS, MIN_EQUAL, Difference
+from ..plan import Plan
+from ..plan_search import Candidate
+from ..planner import Option, planned_seconds, sequential_seconds
+from ..table import format_table
+
+
+def plan_report(name: str, best: Candidate, plan: Plan, saved: Path | None) -> dict[str, Any]:
+    """Seconds are of one picture: the sum of its calls, and where it was timed the whole of it."""
+    return {
+        "bundle": name,
+        "threads": best.threads,
+        "spinning": best.spinning,
+        "plan": asdict(plan),
+        "seconds": planned_seconds(best.plain),
+        "measured_seconds": best.pictures[0],
+        "sequential_seconds": sequential_seconds(best.plain),
+        "measured_sequential_seconds": best.sequential_pictures[0],
+        "guided_seconds": planned_seconds(best.guided),
+        "guided_measured_seconds": best.pictures[1],
+        "guided_sequential_seconds": sequential_seconds(best.guided),
+        "guided_measured_sequential_seconds": best.sequential_pictures[1],
+        "options": [asdict(option) for option in best.plain + best.guided],
+        "comparisons": [{**asdict(d), "passed": d.passed} for d in best.differences],
+        "saved": str(saved) if saved else None,
+    }
+
+
+def print_plan(name: str, best: Candidate, plan: Plan, saved: Path | None) -> None:
+    """A table without and one with guidance, what was compared, and what happens with it."""
+    for guided, options in enumerate((best.plain, best.guided)):
+        threads = f"{best.threads} thread{'s' * (best.threads > 1)}{', spinning' * best.spinning}"
+        print(f"{name}, {('without', 'with')[guided]} guidance, {threads}")
+        own = [d for d in best.differences if d.guided == bool(guided)]
+        print(_table(options, [d for d in own if not d.passed]))
+        print(f"a picture: {_times(best, options, guided)}")
+        print("".join(f"{line}\n" for line in map(_in_words, own)))
+    if all(window == 1 for window in [*plan.windows.values(), *plan.guided_windows.values()]):
+        failed = any(not d.passed for d in best.differences)
+        but = " with the pictures of sequential sampling (--inexact takes others)" if failed else ""
+        print(f"no window pays on this device{but}: sampling stays sequential")
+    print(f"saved as {saved}" if saved else "not saved: --save makes generate use it")
+
+
+def _times(best: Candidate, options: Sequence[Option], guided: int) -> str:
+    planned, sequential = planned_seconds(options), sequential_seconds(options)
+    measured, measured_one = best.pictures[guided], best.sequential_pictures[guided]
+    how = "the sum of its calls; whole ones are not timed above 2 s"
+    if measured is not None and measured_one is not None:
+        planned, sequential, how = measured, measured_one, "measured"
+    return (
+        f"{1000 * planned:.1f} ms planned, {1000 * sequential:.1f} ms sequential "
+        f"({sequential / planned:.2f}x; {how})"
+    )
+
+
+def _in_words(difference: Difference) -> str:
+    windows = ", ".join(f"{stage} {window}" for stage, window in difference.windows.items())
+    several = "s" * (difference.pictures > 1)
+    unequal = f"{1 - difference.equal:.2%} of the 8-bit values differ, by up to {difference.levels}"
+    found = "none of the 8-bit values differs" if difference.levels == 0 else unequal
+    limit = f"at most {1 - MIN_EQUAL:.1%} may, by {MAX_LEVELS}"
+    ending = "" if difference.passed else f": refused, {limit}"
+    return (
+        f"  {difference.pictures} picture{several} against sequential sampling, windows {windows}: "
+        f"{found}{ending}"
+    )
+
+
+def _table(options: Sequence[Option], failed: Sequence[Difference]) -> str:
+    """A row for each window; milliseconds of every block, the chosen one with a star."""
+    refused = [next(iter(d.windows.items())) for d in failed if len(d.windows) == 1]
+    stages = list(dict.fromkeys(option.stage for option in options))
+    rows = []
+    for window in sorted({option.window for option in options}):
+        found = {option.stage: option for option in options if option.window == window}
+        calls = "/".join(
+            f"{1e6 * t:.0f}" for t in dict.fromkeys(o.call_seconds for o in found.values())
+        )
+        marks = {s: "*" if found[s].chosen else "x" * ((s, window) in refused) for s in stages}
+        cells = [
+            f"{1000 * found[s].block_seconds:.2f}{marks[s] or ' '} ({found[s].committed:.2f})"
+            for s in stages
+        ]
+        rows.append([f"  {window}", calls, *cells])
+    legend = "ms of a block (patches a call commits), * chosen" + ", x refused" * bool(refused)
+    return f"{format_table(['  window', 'us a call', *stages], rows)}\n  {legend}"
