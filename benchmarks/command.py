@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..runtime.engines.base import MAX_THREADS
 from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
 from .against import baseline_jobs, check_same_weights, with_baseline
 from .contender import BundlePath, Subject
-from .formats import FORMATS, check_suffix, dumps, table, write_rows
+from .formats import FORMATS, check_output, dumps, table, write_rows
 from .grid import Grid, parse_counts, parse_numbers, parse_switches, parse_words
 from .measure import Effort, Job, measure, new_row
 from .options import share
@@ -150,8 +151,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     for path in arguments.output:
-        if path.suffix != ".html":
-            check_suffix(path)
+        check_output(path)
     grid, subject, effort = _grid(arguments), _subject(arguments), _effort(arguments)
     if arguments.baseline and (subject.patches is not None or not arguments.interleave):
         raise UsageError("--baseline takes turns with whole pictures: no --patches, interleaved")
@@ -174,6 +174,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     finally:
         progress.clear()
+    if all(row.status == "skipped" for row in rows):
+        reasons = list(dict.fromkeys(row.reason or "" for row in rows))
+        more = f" (and {len(reasons) - 1} reasons more)" if len(reasons) > 1 else ""
+        raise UsageError(f"nothing of the grid can run: {reasons[0]}{more}")
     if rivals:
         rows = with_baseline(rows, rivals)
     text = table(rows) if arguments.format == "md" else dumps(rows, arguments.format)
@@ -200,20 +204,23 @@ def _rivals(
 
 
 def _status(rows: list[Row]) -> int:
-    """1 where a case failed or nothing could be measured; skipped ones are in the table."""
+    """1 where a case failed; skipped ones are in the table."""
     failed = [row for row in rows if row.status == "failed"]
     for row in failed:
         print(f"flowship bench: {row.name}: {row.reason}", file=sys.stderr)
-    return int(bool(failed) or all(row.status != "ok" for row in rows))
+    return int(bool(failed))
 
 
 def _grid(arguments: argparse.Namespace) -> Grid:
     precisions = parse_words(arguments.precision, "--precision") if arguments.precision else [None]
+    threads = parse_counts(arguments.threads, "--threads")
+    if any(count is not None and count > MAX_THREADS for count in threads):
+        raise UsageError(f"--threads {arguments.threads}: {MAX_THREADS} is the most")
     return Grid(
         engines=parse_words(arguments.engine, "--engine"),
         precisions=precisions,
         devices=parse_words(arguments.device, "--device"),
-        threads=parse_counts(arguments.threads, "--threads"),
+        threads=threads,
         windows=parse_counts(arguments.window, "--window"),
         guidances=parse_numbers(arguments.guidance, "--guidance"),
         spinnings=parse_switches(arguments.spinning, "--spinning"),

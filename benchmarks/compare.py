@@ -10,9 +10,9 @@ from typing import Literal
 from ..runtime.errors import UsageError
 from .row import Row
 from .stats import ratio_interval
-from .trust import is_wrong
+from .trust import MARGIN_DB, PSNR_FLOORS, is_wrong
 
-Verdict = Literal["faster", "slower", "same", "unclear"]
+Verdict = Literal["faster", "slower", "same", "unclear", "failed", "missing"]
 
 MIN_EFFECT = 0.03  # smaller differences are called the same: code layout alone makes 1-2 %
 # A disturbed row is believed only when the difference is this large.
@@ -30,6 +30,7 @@ class Comparison:
 
     Attributes:
         ratio: median time of B over that of A, with its 95 % interval ``low`` to ``high``.
+        verdict: ``failed`` where B could not run the case, ``missing`` where it has none such.
         reasons: why the verdict is not clearer, and what else a reader has to know.
         wrong: B's picture is not the model's.
     """
@@ -79,16 +80,19 @@ def compare_rows(
     ignore: Sequence[str] = (),
     min_effect: float = MIN_EFFECT,
 ) -> list[Comparison]:
-    """Every case that both have; a field in ``ignore`` may differ between the two.
+    """Every case of A beside B's; a field in ``ignore`` may differ between the two.
 
     Several rows of one case count as one: their samples are put together.
 
     Raises:
-        UsageError: no case is in both.
+        UsageError: no case is in both, or a case is of two bundles.
     """
     fields = [field for field in KEY if field not in ignore]
     left, right = _by_case(a, fields), _by_case(b, fields)
     common = [key for key in left if key in right]
+    broken = {key: row for key in left if key not in right and (row := _broken(key, b, fields))}
+    if broken and not common:
+        return [_not_measured(left[key], row) for key, row in broken.items()]
     if not common and len(left) == len(right) == 1:
         wanted = _differing(next(iter(left)), next(iter(right)), fields)
         raise UsageError(f"A and B differ in {wanted}: say --ignore {wanted} to compare them")
@@ -97,7 +101,27 @@ def compare_rows(
             f"no case is in both A and B: they are told apart by {', '.join(fields)} (--ignore "
             "leaves some out)"
         )
-    return [_compare(left[key], right[key], min_effect) for key in common]
+    return [
+        _compare(left[key], right[key], min_effect)
+        if key in right
+        else _not_measured(left[key], broken.get(key))
+        for key in left
+    ]
+
+
+def _broken(key: tuple[object, ...], rows: Sequence[Row], fields: Sequence[str]) -> Row | None:
+    """The row of a case that could not run, which may not know all of its settings."""
+    for row in rows:
+        values = zip(key, (getattr(row, field) for field in fields), strict=True)
+        if row.status != "ok" and all(own in (None, wanted) for wanted, own in values):
+            return row
+    return None
+
+
+def _not_measured(a: Sequence[Row], b: Row | None) -> Comparison:
+    verdict: Verdict = "failed" if b else "missing"
+    reason = f"B: {b.status}: {b.reason}" if b else "B has no such case"
+    return Comparison(a[0].name, a[0].median_ms, None, None, None, None, verdict, (reason,))
 
 
 def _differing(a: tuple[object, ...], b: tuple[object, ...], fields: Sequence[str]) -> str:
@@ -110,6 +134,12 @@ def _by_case(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple[object, .
     for row in rows:
         if row.status == "ok" and (row.samples_ms or row.median_ms):
             found.setdefault(tuple(getattr(row, field) for field in fields), []).append(row)
+    for cases in found.values():
+        if len({row.model_sha256 for row in cases if row.model_sha256}) > 1:
+            raise UsageError(
+                f"two bundles are called {cases[0].model}: choose one with --a or --b "
+                f"model_sha256={cases[0].model_sha256}"
+            )
     return found
 
 
@@ -117,7 +147,9 @@ def _compare(a: list[Row], b: list[Row], min_effect: float) -> Comparison:
     left = [sample for row in a for sample in row.usable_ms]
     right = [sample for row in b for sample in row.usable_ms]
     reasons = [f"{side}: {r}" for side, rows in (("A", a), ("B", b)) for r in _doubts(rows)]
-    wrong = any(is_wrong(row) for row in b)
+    wrong = any(is_wrong(row) for row in b) or _far_below(a, b)
+    if _far_below(a, b):
+        reasons.append(f"B: its picture is over {MARGIN_DB:g} dB farther from float32 than A's")
     if min(len(left), len(right)) < MIN_SAMPLES:
         reasons.append(f"{len(left)} and {len(right)} samples, {MIN_SAMPLES} each are the least")
         pair = (a[0].median_ms, b[0].median_ms)
@@ -133,11 +165,22 @@ def _compare(a: list[Row], b: list[Row], min_effect: float) -> Comparison:
         if other != verdict:
             verdict = "unclear"
             reasons.append(f"the machine itself took {pulse:.2f}x for a fixed hash")
-    if any(is_wrong(row) for row in a + b):
+    if wrong or any(is_wrong(row) for row in a):
         verdict = "unclear"
     a_ms, b_ms = median(left), median(right)
     name = f"{a[0].name} / {b[0].name}" if a[0].name != b[0].name else a[0].name
     return Comparison(name, a_ms, b_ms, ratio, low, high, verdict, tuple(reasons), wrong)
+
+
+def _far_below(a: Sequence[Row], b: Sequence[Row]) -> bool:
+    """B's picture is far worse than A's of the same seed, and no floor says how bad it may be."""
+    left = [row.psnr_db for row in a if row.psnr_db is not None]
+    right = [r.psnr_db for r in b if r.psnr_db is not None and r.psnr_floor_db is None]
+    same = len({(row.precision, row.seed, row.label) for row in [*a, *b]}) == 1
+    floor = PSNR_FLOORS.get(b[0].precision or "", 0.0)
+    if not (same and left and right) or (floor and min(right) >= floor):
+        return False
+    return min(right) < min(left) - MARGIN_DB
 
 
 def _verdict(ratio: float, low: float, high: float, effect: float, least: float) -> Verdict:
@@ -164,10 +207,19 @@ def _pulse(a: Sequence[Row], b: Sequence[Row]) -> float | None:
     return median(pairs[1]) / median(pairs[0]) if all(pairs) else None
 
 
-def regressions(found: Sequence[Comparison], limit: float) -> list[Comparison]:
-    """Cases that are slower by more than ``limit`` (0.05 is 5 %) or whose picture is wrong."""
+def regressions(
+    found: Sequence[Comparison], limit: float, *, missing: bool = True
+) -> list[Comparison]:
+    """Cases that are slower by more than ``limit`` (0.05 is 5 %), that failed or look wrong.
+
+    Args:
+        missing: cases that B does not have are among them.
+    """
+    gone = ("failed", "missing") if missing else ("failed",)
     return [
         c
         for c in found
-        if c.wrong or (c.verdict == "slower" and c.ratio is not None and c.ratio > 1 + limit)
+        if c.wrong
+        or c.verdict in gone
+        or (c.verdict == "slower" and c.ratio is not None and c.ratio > 1 + limit)
     ]

@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-if-slower",
         type=share,
         metavar="P",
-        help="exit with 1 if a case is slower by more than this, as in 5%%, or its picture wrong",
+        help="exit with 1 if a case of A is slower in B by more than this, as in 5%%, failed, is "
+        "missing (without --b), or its picture is wrong",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -67,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     b = select(read_rows(arguments.b), arguments.only_b)
     found = compare_rows(a, b, ignore=_ignored(arguments), min_effect=arguments.min_effect)
     limit = arguments.fail_if_slower
-    failed = regressions(found, limit) if limit is not None else []
+    # who chooses rows of B has left the others out
+    missing = not arguments.only_b
+    failed = regressions(found, limit, missing=missing) if limit is not None else []
     if arguments.json:
         names = [comparison.name for comparison in failed]
         cases = [asdict(comparison) for comparison in found]
@@ -75,8 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(render(found))
     for comparison in failed:
-        what = "wrong picture" if comparison.wrong else f"{_percent(comparison.ratio)} slower"
-        print(f"regression: {comparison.name}: {what}", file=sys.stderr)
+        print(f"regression: {comparison.name}: {_what(comparison)}", file=sys.stderr)
     return int(bool(failed))
 
 
@@ -88,8 +90,12 @@ def _ignored(arguments: argparse.Namespace) -> list[str]:
     return fields + [split_condition(c)[0] for c in arguments.only_a + arguments.only_b]
 
 
-def _percent(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio - 1:.1%}"
+def _what(regression: Comparison) -> str:
+    if regression.wrong:
+        return "wrong picture"
+    if regression.ratio is None:
+        return regression.reasons[0]
+    return f"{regression.ratio - 1:.1%} slower"
 
 
 def render(found: list[Comparison]) -> str:

@@ -100,7 +100,7 @@ class FlowContender:
         self.guidance = Guidance(case.guidance)
         self.unrun_seconds = 0.0
         T = flow.spec.image.num_patches
-        self.patches = None if subject.patches is None else min(subject.patches, T)
+        self.patches = subject.patches if subject.patches and subject.patches < T else None
         self._noise = draw_noise([subject.seed], flow.spec)
         self._model = Model(flow.bundle, flow.engine)
 

@@ -9,11 +9,11 @@ import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..runtime.atomic import atomic_file
+from ..runtime.atomic import atomic_file, check_file
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.schema import from_json, parse_json, to_json
 from .row import EQUAL_DB, Row, summarized
@@ -69,10 +69,26 @@ def table(rows: Sequence[Row]) -> str:
     header = ["model", "engine", "precision", "threads", "window", "guidance", "ms/image", "± %"]
     header += ["p90", "patches/s", "cold ms", "peak MB", "GB/s", "GFLOP/s", "PSNR dB", "trust"]
     lines = [header, ["---"] * 6 + ["---:"] * 9 + ["---"]]
+    rows = told_apart(rows)
     lines += [_summary(row) for row in rows]
     text = "\n".join("| " + " | ".join(_escape(c) for c in cells) + " |" for cells in lines)
     notes = "\n".join(f"- {line}" for line in remarks(rows))
     return f"{text}\n\n{notes}\n"
+
+
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows to be read by people: bundles of one name get the beginning of their hash."""
+    hashes: dict[str, set[str]] = {}
+    for row in rows:
+        if row.model_sha256:
+            hashes.setdefault(row.model, set()).add(row.model_sha256)
+    several = {name for name, found in hashes.items() if len(found) > 1}
+    return [
+        replace(row, model=f"{row.model} ({row.model_sha256[:8]})")
+        if row.model in several and row.model_sha256
+        else row
+        for row in rows
+    ]
 
 
 def _markdown(rows: Sequence[Row]) -> str:
@@ -92,7 +108,8 @@ def _escape(cell: str) -> str:
 
 
 def _summary(row: Row) -> list[str]:
-    settings = [row.model, row.engine, row.precision or "", _number(row.threads)]
+    threads = _number(row.threads) + ", spinning" * bool(row.spinning)
+    settings = [row.model, row.engine, row.precision or "", threads]
     settings += [row.window or "", f"{row.guidance:g}"]
     if row.status != "ok":
         return [*settings, *[""] * 9, row.status]
@@ -183,12 +200,25 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         return
     kind = SUFFIXES[path.suffix]
     before = path.read_text("utf-8") if kind == "jsonl" and path.is_file() else ""
+    if before and not before.endswith("\n"):
+        before += "\n"  # the last line of whoever wrote it is not the beginning of ours
     with atomic_file(path) as file:
         file.write((before + dumps(rows, kind)).encode())
 
 
+def check_output(path: Path) -> None:
+    """UsageError where rows or a report could not be written: to ask before an hour of work."""
+    if path.suffix != ".html":
+        check_suffix(path)
+    check_file(path)
+    if path.suffix == ".jsonl" and path.is_file():
+        read_rows(path)
+    elif path.suffix in SQLITE_SUFFIXES and path.is_file():
+        _connect(path).close()
+
+
 def check_suffix(path: Path) -> None:
-    """UsageError unless write_rows() knows the suffix; to ask before an hour of measuring."""
+    """UsageError unless write_rows() knows the suffix."""
     if path.suffix not in SUFFIXES and path.suffix not in SQLITE_SUFFIXES:
         known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES])
         raise UsageError(f"{path}: no format is called {path.suffix!r}: name a file with {known}")

@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..runtime.bundle import Bundle
 from ..runtime.errors import UsageError
 from ..runtime.flow import made_for
+from ..runtime.planner import ONE_PATCH
 
 T = TypeVar("T", int, float)
 
@@ -133,6 +134,8 @@ def _number(word: str, option: str, kind: Callable[[str], T]) -> T:
 def refusal(case: Case, bundle: Bundle) -> str | None:
     """Why a case cannot run on a bundle; None where nothing speaks against it."""
     manifest, T = bundle.manifest, bundle.spec.image.num_patches
+    if T == 1:
+        return ONE_PATCH
     made = [a for a in manifest.artifacts if a.engine == made_for(case.engine) and a.role == "step"]
     if not made:
         has = ", ".join(sorted({a.engine for a in manifest.artifacts}))

@@ -25,10 +25,16 @@ from .grid import Case, refusal
 from .machine import commit, now_utc, this_machine
 from .row import EQUAL_DB, Row, Status, summarized
 from .stats import median_uncertainty
-from .trust import judged
+from .trust import is_wrong, judged, psnr_floor
 from .work import picture_bytes, picture_flops
 
 Progress = Callable[[float, str], None]
+
+ONE_POOL = "executorch"  # one thread pool in a process, whose size its programs share
+ONE_POOL_NOTE = (
+    "ExecuTorch has one thread pool in a process: took no turns with cases of other thread counts"
+)
+OTHER_PICTURES = 4  # made where a picture looks wrong
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def measure(
     """
     template = template or new_row()
     rows: dict[int, Row] = {}
-    groups = [list(range(len(cases)))] if interleave else [[i] for i in range(len(cases))]
+    groups = turns(cases) if interleave else [[i] for i in range(len(cases))]
     for number, group in enumerate(groups):
 
         def tell(fraction: float, text: str, number: int = number) -> None:
@@ -143,9 +149,22 @@ def measure(
             together = [*jobs.values(), *(extra if not number else ())]
             take_turns(together, effort, tell)
             for i, job in jobs.items():
+                tell(1.0, f"checking the picture of {job.row.name}")
+                if interleave and number:
+                    job.row = replace(job.row, notes=(*job.row.notes, ONE_POOL_NOTE))
                 rows[i] = _finish(job, paths, cases[i], subject, effort, limits)
     random = [bool(synthetic) and synthetic[case.bundle] for case in cases]
     return [replace(rows[i], synthetic=random[i]) for i in range(len(cases))]
+
+
+def turns(cases: Sequence[Case]) -> list[list[int]]:
+    """Numbers of the cases that can take turns: all, but for ExecuTorch's other thread counts."""
+    counts = [case.threads for case in cases if case.engine == ONE_POOL]
+    groups: dict[int | None, list[int]] = {None: []}
+    for number, case in enumerate(cases):
+        apart = case.engine == ONE_POOL and case.threads != counts[0]
+        groups.setdefault(case.threads or 0 if apart else None, []).append(number)
+    return list(groups.values())
 
 
 def new_row() -> Row:
@@ -289,7 +308,7 @@ def _finish(
         if effort.cold:
             cold = cold_start(path, case, subject)
             # the first patches alone are no image
-            ttfi = cold.ttfi_ms if subject.patches is None else None
+            ttfi = cold.ttfi_ms if row.extrapolated_patches is None else None
             row = replace(
                 row, ttfi_ms=ttfi, load_ms=cold.load_ms, peak_memory_mb=cold.peak_memory_mb
             )
@@ -350,13 +369,36 @@ def _with_accuracy(job: Job, path: BundlePath, case: Case, subject: Subject) -> 
         error = max_abs_error(images, wanted)
         row = replace(
             row,
-            psnr_db=max(-EQUAL_DB, min(EQUAL_DB, psnr_db(images, wanted))),
+            psnr_db=_psnr(images, wanted),
+            psnr_floor_db=psnr_floor(row.precision, quality.psnr_db_median if quality else None),
             max_abs_error=error if isfinite(error) else None,
             accuracy_source=f"picture against {with_engine}",
         )
+        if is_wrong(row):
+            others = _other_psnrs(path, (case, sequential), subject)
+            row = replace(row, psnr_median_db=median([row.psnr_db or 0.0, *others]))
         return _with_bits(row, contender, reference, wanted, quality)
     finally:
         reference.close()
+
+
+def _psnr(images: Floats, wanted: Floats) -> float:
+    return max(-EQUAL_DB, min(EQUAL_DB, psnr_db(images, wanted)))
+
+
+def _other_psnrs(path: BundlePath, pair: tuple[Case, Case], subject: Subject) -> list[float]:
+    """PSNR between two cases on the pictures of the next seeds."""
+    found = []
+    for seed in range(subject.seed + 1, subject.seed + 1 + OTHER_PICTURES):
+        made = []
+        for case in pair:
+            contender = FlowContender(path, case, replace(subject, seed=seed))
+            try:
+                made.append(picture_of(contender.run(), contender))
+            finally:
+                contender.close()
+        found.append(_psnr(*made))
+    return found
 
 
 def _with_bits(

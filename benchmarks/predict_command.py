@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle import Bundle
-from ..runtime.commands.options import print_json
+from ..runtime.commands.options import print_json, thread_count
 from ..runtime.errors import MissingExtraError, UsageError
 from ..runtime.manifest import Manifest
 from ..runtime.plan import PLAN, PlanFile, Profile
+from ..runtime.planner import ONE_PATCH
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
 from .devices import find_device, select_devices
@@ -55,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="predict this machine's calls from its measured limits, and measure them",
     )
     group.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="of --this-device (%(default)s)"
+        "--threads",
+        type=thread_count,
+        default=1,
+        metavar="N",
+        help="of --this-device (%(default)s)",
     )
     group.add_argument(
         "--published",
@@ -102,8 +107,14 @@ def _model(arguments: argparse.Namespace) -> tuple[Manifest, Profile | None]:
             raise UsageError("--model stands for a bundle: leave out the other")
         return published_manifest(arguments.model), None
     with Bundle.open(arguments.bundle) as bundle:
+        _check_patches(bundle.manifest)
         profile = PlanFile.loads(bundle.path(PLAN).read_text("utf-8")).profile
         return bundle.manifest, profile
+
+
+def _check_patches(manifest: Manifest) -> None:
+    if manifest.spec.image.num_patches == 1:
+        raise UsageError(f"{manifest.name}: {ONE_PATCH}: there is nothing to predict")
 
 
 def _speeds(arguments: argparse.Namespace) -> list[Speed]:
@@ -161,10 +172,9 @@ def _run_this_device(arguments: argparse.Namespace) -> int:
         raise UsageError("--this-device measures a bundle: leave out --model (see --published)")
     if arguments.device or arguments.gbps or arguments.tflops:
         raise UsageError("--this-device measures its own rates: leave out --device and rates")
-    if arguments.threads < 1:
-        raise UsageError(f"threads {arguments.threads} is below 1")
     found: list[tuple[Speed, list[Validation]]] = []
     with Bundle.open(arguments.bundle) as bundle:
+        _check_patches(bundle.manifest)
         for guided in (True,) if arguments.guidance else (False, True):
             found.append(validate(bundle, threads=arguments.threads, guided=guided))
     if arguments.published:

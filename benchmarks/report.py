@@ -9,7 +9,7 @@ from math import log10
 from pathlib import Path
 
 from ..runtime.atomic import atomic_file
-from .formats import compact, reached, remarks
+from .formats import compact, reached, remarks, told_apart
 from .row import EQUAL_DB, Row
 
 WIDTH, BAR, STRIP = 640, 18, 46  # of the drawings, in their own units
@@ -50,12 +50,13 @@ def write_report(path: Path, rows: Sequence[Row]) -> None:
 
 def report_html(rows: Sequence[Row]) -> str:
     """The whole document."""
-    measured = [row for row in rows if row.status == "ok" and row.median_ms]
+    shown = told_apart(rows)
+    measured = [row for row in shown if row.status == "ok" and row.median_ms]
     sections = [
         _section("Milliseconds per image", _bars(measured)),
         _section("Every sample, in order of time", _strips(measured)),
-        _section("Numbers", f'<div class="scroll">{_table(rows)}</div>'),
-        _section("Conditions and remarks", _list(remarks(rows))),
+        _section("Numbers", f'<div class="scroll">{_table(shown)}</div>'),
+        _section("Conditions and remarks", _list(remarks(shown))),
     ]
     # "<" is the only character that could end the script element
     data = json.dumps({"rows": [compact(row) for row in rows]}, allow_nan=False)

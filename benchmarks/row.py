@@ -42,6 +42,9 @@ class Row:
         output_sha256: of the 8-bit pixels [C, H, W].
         psnr_db: against float32 sequential, peak 2; 200 is identical. ``accuracy_source`` says
             where it and the change of bits/dim come from.
+        psnr_floor_db: below it a picture is called wrong.
+        psnr_median_db: where this picture is below the floor, of five: single pictures amplify
+            the smallest difference.
         calibration_ms: a fixed hash computed between the samples, the pulse of the machine.
         other_cores, steal: median load of other programs, in cores, and stolen share of time.
         conditions: in words; ``notes``: what a reader has to know.
@@ -100,6 +103,8 @@ class Row:
     # how right
     output_sha256: str | None = None
     psnr_db: float | None = None
+    psnr_floor_db: float | None = None
+    psnr_median_db: float | None = None
     max_abs_error: float | None = None
     bits_per_dim_change: float | None = None
     accuracy_source: str | None = None

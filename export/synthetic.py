@@ -14,6 +14,7 @@ from zlib import crc32
 
 import numpy as np
 
+from ..runtime.cli import Parser
 from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
 from ..runtime.spec import TrainingNoise
@@ -175,7 +176,7 @@ def _moments(config: TarFlowConfig, name: str, shape: tuple[int, ...]) -> tuple[
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m flowship.export.synthetic",
         description="Write a TarFlow checkpoint with random weights, to measure sizes that nobody "
         "has trained. Options change the sizes that the name stands for.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from .plan import Profile
 from .spec import FlowSpec
 
+ONE_PATCH = "a picture of this model is one patch, which takes no call"
 MIN_GAIN = 0.05  # a window must beat sequential sampling by this, or the block stays at W = 1
 
 

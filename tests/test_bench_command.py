@@ -13,17 +13,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from command_line import Terminal
+from conftest import CONDITIONAL, Exporter, golden_model
 
-from flowship.benchmarks import conditions
+from flowship.benchmarks import command, conditions
 from flowship.benchmarks.contender import FlowContender, Subject
 from flowship.benchmarks.formats import read_rows
 from flowship.benchmarks.grid import Case
 from flowship.benchmarks.work import picture_bytes, picture_flops
+from flowship.export.families.tarflow import TarFlowConfig
+from flowship.export.pipeline import export_checkpoint
+from flowship.export.request import ExportRequest
+from flowship.export.synthetic import PRESETS, write_checkpoint
 from flowship.runtime import Flow
 from flowship.runtime.cli import main
 from flowship.runtime.engines import ENGINES, EngineOptions, find_engine
 from flowship.runtime.hashing import sha256_bytes
 from flowship.runtime.images import unpatchify
+from flowship.runtime.progress import ProgressLine
+from flowship.runtime.spec import TrainingNoise
+
+CHECKPOINT = golden_model(CONDITIONAL).checkpoint
 
 FAST = ("--no-cold", "--no-limits", "-q", "--threads", "1", "--warm-up", "1")
 
@@ -160,7 +170,8 @@ def test_the_first_patches_are_extrapolated_and_said_so(
 
 def test_all_patches_one_by_one_give_the_whole_picture() -> None:
     case = Case(0, "onnx", "fp32", "cpu", 1, None, 2.0)
-    whole, parts = (FlowContender(None, case, Subject(patches=p)) for p in (None, 49))
+    whole, parts = (FlowContender(None, case, Subject(patches=p)) for p in (None, 48))
+    parts.patches = 49
     try:
         state = parts.run()
         images = unpatchify(state, whole.flow.spec.image)
@@ -206,6 +217,7 @@ def test_a_busy_machine_is_noticed(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--threads", "1,x"], "--threads 'x'"),
+        (["--threads", "1,257"], "--threads 1,257: 256 is the most"),
         (["--patches", "1"], "--patches 1"),
         (["--min-repeats", "5", "--max-repeats", "2"], "cannot be measured"),
         (["-o", "rows.txt"], "no format is called '.txt'"),
@@ -219,11 +231,109 @@ def test_misuse(options: list[str], message: str, capsys: pytest.CaptureFixture[
     assert message in error
 
 
-def test_an_engine_that_does_not_exist_is_a_row_and_a_failure(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--engine teapot", "nothing for teapot"),
+        ("--precision int3,int5", "no int3 for onnx, only fp32 (and 1 reasons more)"),
+        ("--seed=-1", "seed -1"),
+        ("--label 10", "no class 10"),
+    ],
+)
+def test_where_nothing_can_run_it_is_misuse(
+    flowship: Terminal, tmp_path: Path, words: str, message: str
 ) -> None:
-    assert main(["bench", *FAST, "--engine", "teapot"]) == 1
-    assert "nothing for teapot" in capsys.readouterr().out
+    path = tmp_path / "a.json"
+    error = flowship.refused("bench", *FAST, *words.split(), "-o", path)
+    assert "nothing of the grid can run: " in error and message in error
+    assert not path.exists()
+
+
+def test_what_cannot_run_beside_what_can_is_a_row(flowship: Terminal) -> None:
+    ran = flowship.ok("bench", *FAST, "-r", 3, "--patches", 2, "--engine", "onnx,teapot")
+    assert "nothing for teapot" in ran.out
+
+
+def test_places_are_checked_before_the_work(
+    flowship: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("it has begun")
+
+    monkeypatch.setattr(command, "measure", work)
+    (tmp_path / "text.sqlite").write_text("this is no database, whatever its name may say")
+    (tmp_path / "text.jsonl").write_text("no rows\n")
+    (tmp_path / "folder.html").mkdir()
+    for name, message in {
+        "no/a.md": "does not exist",
+        "folder.html": "is a folder",
+        "text.sqlite": "not a database",
+        "text.jsonl": "is not JSON",
+    }.items():
+        assert message in flowship.refused("bench", *FAST, "-o", tmp_path / name)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_picture_of_one_patch(flowship: Terminal, exported: Exporter, tmp_path: Path) -> None:
+    noise = TrainingNoise("gaussian", 0.07)
+    config = TarFlowConfig(1, 4, 4, 64, 2, 1, 0, True, 64, 4, noise)
+    bundle = exported(write_checkpoint(tmp_path, "one-patch", config))
+    for words in (("bench", *FAST), ("bench", "predict"), ("bench", "predict", "--this-device")):
+        assert "is one patch, which takes no call" in flowship.refused(*words, bundle)
+
+
+def test_all_patches_are_the_whole_picture(flowship: Terminal) -> None:
+    rows = flowship.ok("bench", *FAST, "-r", 3, "--patches", 60, "--json").json["rows"]
+    assert rows[0]["extrapolated_patches"] is None
+
+
+def test_bundles_of_one_name_are_told_apart(flowship: Terminal, tmp_path: Path) -> None:
+    paths = []
+    for seed in (0, 1):
+        config = PRESETS["tarflow-tiny"].config
+        checkpoint = write_checkpoint(tmp_path / f"{seed}", "same", config, seed=seed)
+        paths.append(tmp_path / f"{seed}.flowship")
+        request = ExportRequest(("onnx",), ("fp32",), name="same")
+        export_checkpoint(checkpoint, paths[-1], request, ProgressLine(enabled=False))
+    file = tmp_path / "rows.jsonl"
+    ran = flowship.ok("bench", *paths, *FAST, "-r", 3, "--spinning", "no,yes", "-o", file)
+    rows = read_rows(file)
+    assert {row.model for row in rows} == {"same"}
+    for row in rows:
+        assert row.model_sha256 and f"same ({row.model_sha256[:8]})" in ran.out
+    assert ran.out.count("1, spinning") == 2
+    error = flowship.refused("bench", "compare", file, file)
+    assert "two bundles are called same: choose one with --a or --b model_sha256=" in error
+
+
+def test_thread_counts_of_executorch_take_no_turns(flowship: Terminal, exported: Exporter) -> None:
+    bundle = exported(CHECKPOINT, ("onnx", "executorch"), ("fp32",))
+    options = ("--engine", "onnx,executorch", "--threads", "1,2", "-r", 3, "--json")
+    words = ("--no-cold", "--no-limits", "-q", "--warm-up", 1)
+    rows = flowship.ok("bench", bundle, *words, *options).json["rows"]
+    assert [(row["engine"], row["threads"]) for row in rows] == [
+        *(("onnx", 1), ("onnx", 2), ("executorch", 1), ("executorch", 2))
+    ]
+    assert [any("took no turns" in note for note in row["notes"]) for row in rows] == [
+        *(False, False, False, True)
+    ]
+
+
+def test_a_wrong_picture_of_four_bits(
+    flowship: Terminal, exported: Exporter, pace: Callable[..., None]
+) -> None:
+    """Its floor comes from the export; a picture below it has four others beside it."""
+    bundle = exported(CHECKPOINT, ("onnx",), ("fp32", "int4"))
+    words = ("--precision", "int4", "--window", "1,2,4", "-r", 3, "--json")
+    right = flowship.ok("bench", bundle, *FAST, *words).json["rows"]
+    assert not any("wrong" in " ".join(row["trust_reasons"]) for row in right)
+    pace(0.0, error=1.0)
+    rows = flowship.ok("bench", bundle, *FAST, *words).json["rows"]
+    assert rows[0]["psnr_median_db"] is None  # sequential calls are right
+    for row in rows[1:]:
+        assert row["psnr_floor_db"] == right[0]["psnr_floor_db"] > 10
+        assert row["psnr_median_db"] < row["psnr_floor_db"]
+        assert "wrong picture" in " ".join(row["trust_reasons"])
 
 
 def test_a_synthetic_model_is_exported_once(

@@ -67,6 +67,14 @@ def test_some_formats_grow(tmp_path: Path, suffix: str) -> None:
     assert read_rows(path) == [*rows(), rows()[0]]
 
 
+def test_an_unfinished_last_line_stays_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, rows())
+    path.write_text(path.read_text().rstrip("\n"))
+    write_rows(path, rows()[:1])
+    assert read_rows(path) == [*rows(), rows()[0]]
+
+
 def test_the_table_says_what_a_reader_has_to_know() -> None:
     text = table(rows())
     assert text.count("\n| ") == 3

@@ -117,6 +117,11 @@ def test_report_misuse(flowship: Terminal, tmp_path: Path) -> None:
     assert not (tmp_path / "x.html").exists()
 
 
+def test_the_place_of_a_report_is_checked_first(flowship: Terminal, tmp_path: Path) -> None:
+    error = flowship.refused("bench", "report", "none.json", "-o", tmp_path / "no" / "x.html")
+    assert "no/x.html: the folder" in error
+
+
 # -- compare ---------------------------------------------------------------------------------------
 
 
@@ -128,6 +133,11 @@ def test_the_same_is_the_same_and_slower_fails(flowship: Terminal, tmp_path: Pat
     assert "same" in flowship.ok("bench", "compare", a, b, *gate).out
     ran = flowship("bench", "compare", a, slow, *gate)
     assert ran.status == 1 and "slower" in ran.out and "regression: m onnx fp32" in ran.err
+    two = written(tmp_path / "two.jsonl", row(20, 0), replace(row(20, 0), threads=2))
+    ran = flowship("bench", "compare", two, b, *gate)
+    assert ran.status == 1 and "missing" in ran.out and "B has no such case" in ran.err
+    chosen = ("--a", "engine=onnx", "--b", "engine=onnx")
+    assert "missing" in flowship.ok("bench", "compare", two, b, *gate, *chosen).out
     assert flowship("bench", "compare", a, slow).status == 0  # without the gate it only tells
     assert "slower" in flowship.ok("bench", "compare", a, slow, "--fail-if-slower", "15%").out
     assert "faster" in flowship.ok("bench", "compare", slow, a, *gate).out

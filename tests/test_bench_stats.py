@@ -19,7 +19,7 @@ from flowship.benchmarks.conditions import (
 )
 from flowship.benchmarks.row import Row, summarized, usable
 from flowship.benchmarks.stats import median_uncertainty, ratio_interval, relative_iqr
-from flowship.benchmarks.trust import judged
+from flowship.benchmarks.trust import judged, psnr_floor
 from flowship.runtime.errors import UsageError
 
 STAT = """cpu  10000 200 3000 80000 400 10 90 300 0 0
@@ -170,6 +170,40 @@ def test_a_wrong_picture_fails_whatever_its_time() -> None:
     (found,) = compare_rows([a], [b])
     assert found.verdict == "unclear"
     assert regressions([found], 0.05) == [found]
+
+
+def test_the_floor_of_a_picture() -> None:
+    assert [psnr_floor(p, None) for p in ("fp32", "int8", "int4", None)] == [90, 40, None, None]
+    assert psnr_floor("int4", 30.0) == 20 and psnr_floor("fp16", 55.0) == 45
+    assert psnr_floor("fp32", 128.0) == 90
+    low = row(samples(20, 0.01), precision="int4", psnr_db=15.0, psnr_floor_db=20.0)
+    assert "wrong picture: 15.0 dB, int4 needs 20 dB" in low.trust_reasons
+    assert row(low.samples_ms, precision="int4", psnr_db=15.0).trust == "trusted"
+    single = replace(low, psnr_median_db=30.0)  # one that amplifies every rounding
+    assert judged(replace(single, trust_reasons=())).trust == "trusted"
+
+
+def test_a_picture_far_below_that_of_a_is_wrong() -> None:
+    """Also of rows that know no floor, such as a phone's."""
+    a = row(samples(20, 0.01), precision="pal4", psnr_db=30.0, seed=7)
+    b = row(samples(20, 0.01), precision="pal4", psnr_db=19.0, seed=7)
+    (found,) = compare_rows([a], [b])
+    assert found.wrong and regressions([found], 0.05) == [found]
+    for other in (replace(b, psnr_db=21.0), replace(b, seed=8), replace(b, psnr_floor_db=18.0)):
+        assert not compare_rows([a], [other])[0].wrong
+
+
+def test_cases_that_b_lacks_or_could_not_run() -> None:
+    a = [row(samples(20, 0.01), threads=n) for n in (1, 2, 3)]
+    broken = Row(model="m", engine="onnx", status="failed", reason="no memory", threads=2)
+    found = compare_rows(a, [a[0], broken])
+    assert [c.verdict for c in found] == ["same", "failed", "missing"]
+    assert found[1].reasons == ("B: failed: no memory",)
+    assert regressions(found, 0.05) == found[1:]
+    assert regressions(found, 0.05, missing=False) == found[1:2]
+    skipped = Row(model="m", engine="onnx", status="skipped", reason="not installed")
+    (only,) = compare_rows(a[:1], [skipped])  # all of B: nothing to compare, and no misuse
+    assert only.verdict == "failed"
 
 
 def test_cases_are_matched_by_their_settings() -> None:

@@ -497,7 +497,7 @@ def test_errors_name_what_is_wrong(
     exported = programs["static"]
     with pytest.raises(UsageError, match="no device 'cuda': choose from cpu"):
         exported.engine(device="cuda")
-    with pytest.raises(UsageError, match="threads is 0"):
+    with pytest.raises(UsageError, match="threads 0 is not between 1 and 256"):
         exported.engine(threads=0)
     engine = exported.engine()
     with pytest.raises(EngineError, match="one picture at a time, not 2"):

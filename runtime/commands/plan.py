@@ -19,7 +19,7 @@ from ..model import Model
 from ..plan import PLAN, PlanFile, Profile
 from ..plan_plot import plan_svg
 from ..plan_search import PlanSearch, Settings
-from ..planner import planned_seconds
+from ..planner import ONE_PATCH, planned_seconds
 from ..progress import ProgressLine
 from ..saved_plans import SavedPlan, save_plan
 from ..table import format_bytes
@@ -70,10 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     threads = _thread_counts(arguments.threads)
     with Bundle.open(arguments.bundle) as bundle:
         if bundle.spec.image.num_patches == 1:
-            raise UsageError(
-                f"a picture of {bundle.manifest.name} is one patch, which takes no call: there is "
-                "nothing to plan"
-            )
+            raise UsageError(f"{bundle.manifest.name}: {ONE_PATCH}: there is nothing to plan")
         precision = choose_precision(bundle, arguments.engine, arguments.precision)
         spinning = {"no": (False,), "yes": (True,), "try": (False, True)}[arguments.spinning]
         settings = Settings(

@@ -38,8 +38,6 @@ class ExecuTorchEngine:
             raise UsageError(
                 f"the engine executorch has no device {options.device!r}: choose from cpu"
             )
-        if options.threads is not None and options.threads < 1:
-            raise UsageError(f"threads is {options.threads}, expected 1 or more")
         self._bundle, self._precision = bundle, options.precision
         self._runtime = find_runtime()
         sizes = self._file_bytes()
