@@ -134,6 +134,25 @@ def test_whole_pictures_decide_between_threads(
     assert report["threads"] == 2 and report["measured_seconds"] is None
 
 
+def test_windows_that_pay_alone_but_not_together_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, flowship: Terminal
+) -> None:
+    def time_windows(
+        model: Model, block: ARBlock, windows: Sequence[int], guided: bool
+    ) -> dict[int, float]:
+        return dict.fromkeys(windows, 1e-4)
+
+    def time_pictures(flows: Sequence[Flow], guided: bool) -> list[float]:
+        return [0.03, 0.02] if guided else [0.02, 0.03]
+
+    monkeypatch.setattr(plan_search, "time_windows", time_windows)
+    monkeypatch.setattr(plan_search, "time_pictures", time_pictures)
+    report = flowship.ok("plan", "--threads", 1, "-q", "--json").json
+    assert set(report["plan"]["guided_windows"].values()) == {1}
+    assert max(report["plan"]["windows"].values()) > 1
+    assert report["guided_measured_seconds"] == 0.02
+
+
 def test_windows_that_make_other_pictures_are_refused(
     monkeypatch: pytest.MonkeyPatch, flowship: Terminal
 ) -> None:
