@@ -90,32 +90,32 @@ def compare_rows(
     fields = [field for field in KEY if field not in ignore]
     left, right = _by_case(a, fields), _by_case(b, fields)
     common = [key for key in left if key in right]
-    broken = {key: row for key in left if key not in right and (row := _broken(key, b, fields))}
-    if broken and not common:
-        return [_not_measured(left[key], row) for key, row in broken.items()]
-    if not common and len(left) == len(right) == 1:
+    broken = {key: row for key in left if (row := _broken(key, b, fields))}
+    if not common and not broken and len(left) == len(right) == 1:
         wanted = _differing(next(iter(left)), next(iter(right)), fields)
         raise UsageError(f"A and B differ in {wanted}: say --ignore {wanted} to compare them")
-    if not common:
+    if not common and not broken:
         raise UsageError(
             f"no case is in both A and B: they are told apart by {', '.join(fields)} (--ignore "
             "leaves some out)"
         )
     return [
         _compare(left[key], right[key], min_effect)
-        if key in right
+        if key in right and key not in broken
         else _not_measured(left[key], broken.get(key))
         for key in left
     ]
 
 
 def _broken(key: tuple[object, ...], rows: Sequence[Row], fields: Sequence[str]) -> Row | None:
-    """The row of a case that could not run, which may not know all of its settings."""
+    """The last row of a case, if it could not run; it may not know all of its settings then."""
+    last = None
     for row in rows:
-        values = zip(key, (getattr(row, field) for field in fields), strict=True)
-        if row.status != "ok" and all(own in (None, wanted) for wanted, own in values):
-            return row
-    return None
+        unknown = (None,) if row.status != "ok" else ()
+        pairs = zip(key, (getattr(row, field) for field in fields), strict=True)
+        if all(own == wanted or own in unknown for wanted, own in pairs):
+            last = row
+    return last if last and last.status != "ok" else None
 
 
 def _not_measured(a: Sequence[Row], b: Row | None) -> Comparison:

@@ -15,6 +15,8 @@ PSNR_FLOORS = {"fp32": 90.0, "fp16": 50.0, "int8": 40.0}
 # Below the recorded median: an error three times as large. Of 512 pictures of the embedded model in
 # int4, with and without guidance, 1 in 20 fell below that, and no median of five neighbours.
 MARGIN_DB = 10.0
+# Two different pictures of that model are 9 dB apart: with less they have nothing in common.
+LEAST_DB = 10.0
 
 _WORST: dict[int, Trust] = {0: "trusted", 1: "noisy", 2: "not trustworthy"}
 
@@ -29,12 +31,12 @@ def judged(row: Row) -> Row:
     return replace(row, trust=_WORST[level], trust_reasons=reasons)
 
 
-def psnr_floor(precision: str | None, recorded_median_db: float | None) -> float | None:
+def psnr_floor(precision: str | None, recorded_median_db: float | None = None) -> float:
     """Below which a picture is wrong: of the precision, or what its export allows to expect."""
     floors = [PSNR_FLOORS[precision]] if precision in PSNR_FLOORS else []
     if recorded_median_db is not None:
         floors.append(recorded_median_db - MARGIN_DB)
-    return min(floors, default=None)
+    return max(LEAST_DB, min(floors, default=LEAST_DB))
 
 
 def is_wrong(row: Row) -> bool:
@@ -43,11 +45,9 @@ def is_wrong(row: Row) -> bool:
 
 
 def _wrong(row: Row) -> list[tuple[int, str]]:
-    floor = row.psnr_floor_db
-    if floor is None:
-        floor = PSNR_FLOORS.get(row.precision or "")
+    floor = psnr_floor(row.precision) if row.psnr_floor_db is None else row.psnr_floor_db
     psnr = row.psnr_db if row.psnr_median_db is None else row.psnr_median_db
-    if floor is None or psnr is None or psnr >= floor:
+    if psnr is None or psnr >= floor:
         return []
     return [(2, f"wrong picture: {psnr:.1f} dB, {row.precision} needs {floor:.3g} dB")]
 

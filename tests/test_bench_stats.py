@@ -173,8 +173,17 @@ def test_a_wrong_picture_fails_whatever_its_time() -> None:
 
 
 def test_the_floor_of_a_picture() -> None:
-    assert [psnr_floor(p, None) for p in ("fp32", "int8", "int4", None)] == [90, 40, None, None]
-    assert psnr_floor("int4", 30.0) == 20 and psnr_floor("fp16", 55.0) == 45
+    assert [psnr_floor(precision) for precision in ("fp32", "int8", "int4", None)] == [
+        90,
+        40,
+        10,
+        10,
+    ]
+    assert (
+        psnr_floor("int4", 30.0) == 20
+        and psnr_floor("mixed", 12.0) == 10
+        and psnr_floor("fp16", 55.0) == 45
+    )
     assert psnr_floor("fp32", 128.0) == 90
     low = row(samples(20, 0.01), precision="int4", psnr_db=15.0, psnr_floor_db=20.0)
     assert "wrong picture: 15.0 dB, int4 needs 20 dB" in low.trust_reasons
@@ -201,6 +210,9 @@ def test_cases_that_b_lacks_or_could_not_run() -> None:
     assert found[1].reasons == ("B: failed: no memory",)
     assert regressions(found, 0.05) == found[1:]
     assert regressions(found, 0.05, missing=False) == found[1:2]
+    (last,) = compare_rows(a[1:2], [a[1], broken])  # a file that grew
+    assert last.verdict == "failed"
+    assert compare_rows(a[1:2], [broken, a[1]])[0].verdict == "same"
     skipped = Row(model="m", engine="onnx", status="skipped", reason="not installed")
     (only,) = compare_rows(a[:1], [skipped])  # all of B: nothing to compare, and no misuse
     assert only.verdict == "failed"
