@@ -176,7 +176,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress.clear()
     if all(row.status == "skipped" for row in rows):
         reasons = list(dict.fromkeys(row.reason or "" for row in rows))
-        more = f" (and {len(reasons) - 1} reasons more)" if len(reasons) > 1 else ""
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise UsageError(f"nothing of the grid can run: {reasons[0]}{more}")
     if rivals:
         rows = with_baseline(rows, rivals)

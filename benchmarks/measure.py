@@ -160,11 +160,14 @@ def measure(
 def turns(cases: Sequence[Case]) -> list[list[int]]:
     """Numbers of the cases that can take turns: all, but for ExecuTorch's other thread counts."""
     counts = [case.threads for case in cases if case.engine == ONE_POOL]
-    groups: dict[int | None, list[int]] = {None: []}
+    together: list[int] = []
+    apart: dict[int | None, list[int]] = {}  # by thread count
     for number, case in enumerate(cases):
-        apart = case.engine == ONE_POOL and case.threads != counts[0]
-        groups.setdefault(case.threads or 0 if apart else None, []).append(number)
-    return list(groups.values())
+        if case.engine != ONE_POOL or case.threads == counts[0]:
+            together.append(number)
+        else:
+            apart.setdefault(case.threads, []).append(number)
+    return [together, *apart.values()]
 
 
 def new_row() -> Row:

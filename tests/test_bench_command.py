@@ -235,7 +235,7 @@ def test_misuse(options: list[str], message: str, capsys: pytest.CaptureFixture[
     ("words", "message"),
     [
         ("--engine teapot", "nothing for teapot"),
-        ("--precision int3,int5", "no int3 for onnx, only fp32 (and 1 reasons more)"),
+        ("--precision int3,int5", "no int3 for onnx, only fp32 (and 1 more)"),
         ("--seed=-1", "seed -1"),
         ("--label 10", "no class 10"),
     ],

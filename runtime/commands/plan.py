@@ -11,6 +11,7 @@ from ..atomic import atomic_file, check_file
 from ..bundle import Bundle
 from ..convergence import measure_floor, measure_profile
 from ..engines import EngineOptions, find_engine
+from ..engines.base import MAX_THREADS
 from ..engines.onnx import OnnxEngine
 from ..engines.onnx_packed import packed_folder
 from ..errors import UsageError
@@ -128,7 +129,7 @@ def _profile(
 
 def _thread_counts(text: str | None) -> tuple[int, ...]:
     if text is None:
-        return tuple(sorted({1, os.cpu_count() or 1}))
+        return tuple(sorted({1, min(os.cpu_count() or 1, MAX_THREADS)}))
     try:
         return tuple(sorted({thread_count(part) for part in text.split(",")}))
     except argparse.ArgumentTypeError as error:
