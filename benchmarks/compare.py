@@ -207,19 +207,13 @@ def _pulse(a: Sequence[Row], b: Sequence[Row]) -> float | None:
     return median(pairs[1]) / median(pairs[0]) if all(pairs) else None
 
 
-def regressions(
-    found: Sequence[Comparison], limit: float, *, missing: bool = True
-) -> list[Comparison]:
-    """Cases that are slower by more than ``limit`` (0.05 is 5 %), that failed or look wrong.
-
-    Args:
-        missing: cases that B does not have are among them.
-    """
-    gone = ("failed", "missing") if missing else ("failed",)
+def regressions(found: Sequence[Comparison], limit: float) -> list[Comparison]:
+    """Cases that are slower by more than ``limit`` (0.05 is 5 %), that failed, are missing or look
+    wrong."""
     return [
         c
         for c in found
         if c.wrong
-        or c.verdict in gone
+        or c.verdict in ("failed", "missing")
         or (c.verdict == "slower" and c.ratio is not None and c.ratio > 1 + limit)
     ]

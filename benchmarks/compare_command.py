@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action="append",
             default=[],
             metavar="FIELD=VALUE",
-            help=f"rows of {side.upper()} with this value alone; the field may differ then",
+            help=f"rows of {side.upper()} with this value alone; of the other file too, unless it "
+            "is given another one",
         )
     parser.add_argument(
         "--ignore",
@@ -58,19 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=share,
         metavar="P",
         help="exit with 1 if a case of A is slower in B by more than this, as in 5%%, failed, is "
-        "missing (without --b), or its picture is wrong",
+        "missing, or its picture is wrong (--a and --b leave cases out)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    a = select(read_rows(arguments.a), arguments.only_a)
-    b = select(read_rows(arguments.b), arguments.only_b)
-    found = compare_rows(a, b, ignore=_ignored(arguments), min_effect=arguments.min_effect)
+    only_a, only_b = arguments.only_a, arguments.only_b
+    differ = _ignored(arguments) | (_fields(only_a) & _fields(only_b))
+    a = select(read_rows(arguments.a), only_a + _shared(only_b, differ))
+    b = select(read_rows(arguments.b), only_b + _shared(only_a, differ))
+    ignore = [field for field in KEY if field in differ]
+    found = compare_rows(a, b, ignore=ignore, min_effect=arguments.min_effect)
     limit = arguments.fail_if_slower
-    # who chooses rows of B has left the others out
-    missing = not arguments.only_b
-    failed = regressions(found, limit, missing=missing) if limit is not None else []
+    failed = regressions(found, limit) if limit is not None else []
     if arguments.json:
         names = [comparison.name for comparison in failed]
         cases = [asdict(comparison) for comparison in found]
@@ -82,12 +85,22 @@ def run(arguments: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def _ignored(arguments: argparse.Namespace) -> list[str]:
-    fields = [field for field in arguments.ignore.split(",") if field]
-    for field in fields:
-        if field not in KEY:
-            raise UsageError(f"--ignore {field}: choose from {', '.join(KEY)}")
-    return fields + [split_condition(c)[0] for c in arguments.only_a + arguments.only_b]
+def _ignored(arguments: argparse.Namespace) -> set[str]:
+    fields = {field for field in arguments.ignore.split(",") if field}
+    for field in sorted(fields - set(KEY)):
+        raise UsageError(f"--ignore {field}: choose from {', '.join(KEY)}")
+    return fields
+
+
+def _fields(conditions: Sequence[str]) -> set[str]:
+    return {split_condition(condition)[0] for condition in conditions}
+
+
+def _shared(conditions: Sequence[str], differ: set[str]) -> list[str]:
+    """What one side's conditions ask of the other: a case left out here is not missing there."""
+    fields = [split_condition(condition)[0] for condition in conditions]
+    pairs = zip(conditions, fields, strict=True)
+    return [condition for condition, field in pairs if field in KEY and field not in differ]
 
 
 def _what(regression: Comparison) -> str:

@@ -136,11 +136,31 @@ def test_the_same_is_the_same_and_slower_fails(flowship: Terminal, tmp_path: Pat
     two = written(tmp_path / "two.jsonl", row(20, 0), replace(row(20, 0), threads=2))
     ran = flowship("bench", "compare", two, b, *gate)
     assert ran.status == 1 and "missing" in ran.out and "B has no such case" in ran.err
-    chosen = ("--a", "engine=onnx", "--b", "engine=onnx")
-    assert "missing" in flowship.ok("bench", "compare", two, b, *gate, *chosen).out
     assert flowship("bench", "compare", a, slow).status == 0  # without the gate it only tells
     assert "slower" in flowship.ok("bench", "compare", a, slow, "--fail-if-slower", "15%").out
     assert "faster" in flowship.ok("bench", "compare", slow, a, *gate).out
+
+
+@pytest.mark.parametrize("side", ["--a", "--b"])
+def test_what_one_side_leaves_out_is_left_out_of_both(
+    flowship: Terminal, tmp_path: Path, side: str
+) -> None:
+    """Cases of the other file are neither mixed in nor missing; what is lost besides still is."""
+    both = row(20, 0), row(12, 1, threads=2)
+    two, again = (written(tmp_path / f"{n}.jsonl", *both) for n in ("two", "again"))
+    one = written(tmp_path / "one.jsonl", row(20, 2))
+    gate = ("--fail-if-slower", "5%", side)
+    for b in (again, one):
+        found = flowship.ok("bench", "compare", two, b, *gate, "threads=1", "--json").json
+        assert [c["verdict"] for c in found["comparisons"]] == ["same"]
+    ran = flowship("bench", "compare", two, one, *gate, "engine=onnx")
+    assert ran.status == 1
+    assert ran.err == "regression: m onnx fp32 t=2: B has no such case\n"
+    assert "no row has threads=2" in flowship.refused(
+        "bench", "compare", two, one, "--a", "threads=2"
+    )
+    pair = ("--a", "threads=1", "--b", "threads=2")
+    assert "faster" in flowship.ok("bench", "compare", two, again, *pair).out
 
 
 def phone(**fields: Any) -> dict[str, Any]:

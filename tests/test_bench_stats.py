@@ -209,7 +209,6 @@ def test_cases_that_b_lacks_or_could_not_run() -> None:
     assert [c.verdict for c in found] == ["same", "failed", "missing"]
     assert found[1].reasons == ("B: failed: no memory",)
     assert regressions(found, 0.05) == found[1:]
-    assert regressions(found, 0.05, missing=False) == found[1:2]
     (last,) = compare_rows(a[1:2], [a[1], broken])  # a file that grew
     assert last.verdict == "failed"
     assert compare_rows(a[1:2], [broken, a[1]])[0].verdict == "same"
