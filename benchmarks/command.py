@@ -12,10 +12,11 @@ from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
 from .against import baseline_jobs, check_same_weights, with_baseline
 from .contender import BundlePath, Subject
-from .formats import FORMATS, check_output, dumps, table, write_rows
+from .formats import FORMATS, dumps, table, write_rows
 from .grid import Grid, parse_counts, parse_numbers, parse_switches, parse_words
 from .measure import Effort, Job, measure, new_row
 from .options import share
+from .outputs import check_output
 from .reached import limits_of_this_machine
 from .report import write_report
 from .row import Row

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..runtime.atomic import atomic_file, check_file
+from ..runtime.atomic import atomic_file
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.schema import from_json, parse_json, to_json
 from .row import EQUAL_DB, Row, summarized
@@ -206,22 +206,21 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         file.write((before + dumps(rows, kind)).encode())
 
 
-def check_output(path: Path) -> None:
-    """UsageError where rows or a report could not be written: to ask before an hour of work."""
-    if path.suffix != ".html":
-        check_suffix(path)
-    check_file(path)
-    if path.suffix == ".jsonl" and path.is_file():
-        read_rows(path)
-    elif path.suffix in SQLITE_SUFFIXES and path.is_file():
-        _connect(path).close()
-
-
 def check_suffix(path: Path) -> None:
     """UsageError unless write_rows() knows the suffix."""
     if path.suffix not in SUFFIXES and path.suffix not in SQLITE_SUFFIXES:
         known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES])
         raise UsageError(f"{path}: no format is called {path.suffix!r}: name a file with {known}")
+
+
+def check_database(path: Path) -> None:
+    """UsageError unless rows can be added to an existing database; nothing stays changed."""
+    try:
+        with closing(_connect(path)) as database:
+            _grow_table(database)
+            database.rollback()
+    except sqlite3.Error as error:
+        raise UsageError(f"{path} cannot take rows: {error}") from error
 
 
 def _sql_type(name: str) -> str:
@@ -234,16 +233,25 @@ def _sql_type(name: str) -> str:
 
 
 def _append_sqlite(path: Path, rows: Sequence[Row]) -> None:
-    columns = ", ".join(f'"{name}" {_sql_type(name)}' for name in _COLUMNS)
     names, marks = ", ".join(f'"{n}"' for n in _COLUMNS), ", ".join("?" * len(_COLUMNS))
-    with closing(_connect(path)) as database, database:
-        database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} ({columns})")
-        there = {line[1] for line in database.execute(f"PRAGMA table_info({TABLE})")}
-        for name in _COLUMNS:  # an older version's table grows the new columns
-            if name not in there:
-                database.execute(f'ALTER TABLE {TABLE} ADD COLUMN "{name}" {_sql_type(name)}')
-        values = [[_cell(row, name) for name in _COLUMNS] for row in rows]
-        database.executemany(f"INSERT INTO {TABLE} ({names}) VALUES ({marks})", values)
+    values = [[_cell(row, name) for name in _COLUMNS] for row in rows]
+    try:
+        with closing(_connect(path)) as database, database:
+            _grow_table(database)
+            database.executemany(f"INSERT INTO {TABLE} ({names}) VALUES ({marks})", values)
+    except sqlite3.Error as error:
+        raise UsageError(f"{path} cannot take rows: {error}") from error
+
+
+def _grow_table(database: sqlite3.Connection) -> None:
+    """Begin to write, and make the table or the columns that an older version did not have."""
+    database.execute("BEGIN IMMEDIATE")  # a table is changed outside of any transaction otherwise
+    columns = ", ".join(f'"{name}" {_sql_type(name)}' for name in _COLUMNS)
+    database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} ({columns})")
+    there = {line[1] for line in database.execute(f"PRAGMA table_info({TABLE})")}
+    for name in _COLUMNS:
+        if name not in there:
+            database.execute(f'ALTER TABLE {TABLE} ADD COLUMN "{name}" {_sql_type(name)}')
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..runtime.atomic import check_file
 from .formats import read_rows
+from .outputs import check_report
 from .report import write_report
 
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_file(arguments.output)
+    check_report(arguments.output)
     rows = [row for path in arguments.files for row in read_rows(path)]
     write_report(arguments.output, rows)
     print(arguments.output)
