@@ -201,7 +201,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is below 0")
     return value
@@ -231,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = vars(parser.parse_args(arguments))
     preset, folder, seed = PRESETS[options.pop("name")], options.pop("output"), options.pop("seed")
+    if folder.exists() and not folder.is_dir():
+        parser.error(f"-o {folder} is a file: name a folder")
     sizes = {name: value for name, value in options.items() if value is not None}
     config = replace(preset.config, **sizes)
     line = ProgressLine()
@@ -244,7 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line.clear()
         parser.error(str(error))  # exits with 2
     except OSError as error:
-        line.note(f"error: {error}")
+        line.clear()
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{parser.prog}: {place}{error.strerror or error}", file=sys.stderr)
         return 1
     line.clear()
     print(path)

@@ -158,6 +158,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["tarflow-huge"], "invalid choice: 'tarflow-huge'"),
         (["tarflow-tiny", "--patch-size", "0"], "0 is too small"),
         (["tarflow-tiny", "--seed", "-1"], "-1 is below 0"),
+        (["tarflow-tiny", "--seed", "x"], "'x' is not a whole number"),
         (["tarflow-tiny", "--noise-std", "nan"], "nan is neither 'uniform' nor"),
         (["tarflow-tiny", "--channels", "65"], "1 heads of 64 are not 65 channels"),
     ],
@@ -176,8 +177,17 @@ def test_command_in_a_folder_that_is_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert main(["tarflow-tiny", "-o", str(tmp_path / "file")]) == 1
-    assert "error: " in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["tarflow-tiny", "-o", str(tmp_path / "file")])
+    assert caught.value.code == 2
+    assert "file is a file: name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc takes no folders, even of root")
+def test_command_in_a_place_that_takes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tarflow-tiny", "-o", "/proc/x"]) == 1
+    error = capsys.readouterr().err
+    assert error == "python -m flowship.export.synthetic: /proc/x: No such file or directory\n"
 
 
 def test_module_runs(tmp_path: Path) -> None:
