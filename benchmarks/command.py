@@ -159,8 +159,10 @@ def run(arguments: argparse.Namespace) -> int:
     progress = ProgressLine(not arguments.quiet)
     template = new_row()
     paths, synthetic = _bundles(arguments, grid, progress)
+    rivals = _rivals(arguments.baseline, paths, subject, grid, template)
+    progress.clear()
+    progress = ProgressLine(not arguments.quiet)  # what went before says nothing of what is left
     try:
-        rivals = _rivals(arguments.baseline, paths, subject, grid, template)
         rows = measure(
             paths,
             list(grid.cases(len(paths))),

@@ -17,6 +17,7 @@ from ..runtime.flow import made_for
 from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
 from ..runtime.manifest import Quality
+from .ahead import Ahead
 from .cold_start import cold_start
 from .conditions import Watch, describe
 from .contender import BundlePath, Contender, Floats, FlowContender, Subject, picture_of
@@ -62,6 +63,16 @@ class Effort:
             return True
         return median_uncertainty(samples) <= self.uncertainty
 
+    def runs_left(self, samples: Sequence[float], seconds: float) -> float:
+        """About how many samples are still to come: uncertainty falls with the root of them."""
+        count = len(samples)
+        if not count:
+            return self.min_repeats
+        ends: list[float] = [self.max_repeats, count * self.max_seconds / seconds]
+        if self.uncertainty > 0:
+            ends.append(count * (median_uncertainty(samples) / self.uncertainty) ** 2)
+        return max(0.0, max(self.min_repeats, min(ends)) - count)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -92,6 +103,11 @@ class Job:
     meter: EnergyMeter | None = None
     output: Floats | None = None
     finished: bool = False
+
+    @property
+    def run_seconds(self) -> float:
+        """Of one run, as far as it is known."""
+        return self.spent / len(self.seconds) if self.seconds else 0.0
 
     def sample(self, watch: Watch) -> None:
         before = self.meter.read() if self.meter else None
@@ -133,26 +149,34 @@ def measure(
     template = template or new_row()
     rows: dict[int, Row] = {}
     groups = turns(cases) if interleave else [[i] for i in range(len(cases))]
+    ahead = Ahead(len(cases))
     for number, group in enumerate(groups):
-
-        def tell(fraction: float, text: str, number: int = number) -> None:
-            progress((number + fraction) / len(groups), text)
-
         with ExitStack() as stack:
             jobs: dict[int, Job] = {}
             for i in group:
                 opened = _open(paths, cases[i], subject, template, stack)
                 if isinstance(opened, Row):
                     rows[i] = opened
+                    ahead.refused()
                 else:
                     jobs[i] = opened
             together = [*jobs.values(), *(extra if not number else ())]
-            take_turns(together, effort, tell)
-            for i, job in jobs.items():
-                tell(1.0, f"checking the picture of {job.row.name}")
+
+            def sampled(
+                text: str, together: Sequence[Job] = together, unchecked: int = len(jobs)
+            ) -> None:
+                left = [job.run_seconds * _runs_left(job, effort) for job in together]
+                check = _check_seconds(together, effort, limits)
+                progress(ahead.fraction(left, unchecked, check), text)
+
+            take_turns(together, effort, sampled)
+            for count, (i, job) in enumerate(jobs.items()):
+                start = time.monotonic()
+                sampled(f"checking the picture of {job.row.name}", unchecked=len(jobs) - count)
                 if interleave and number:
                     job.row = replace(job.row, notes=(*job.row.notes, ONE_POOL_NOTE))
                 rows[i] = _finish(job, paths, cases[i], subject, effort, limits)
+                ahead.checked(time.monotonic() - start)
     random = [bool(synthetic) and synthetic[case.bundle] for case in cases]
     return [replace(rows[i], synthetic=random[i]) for i in range(len(cases))]
 
@@ -236,7 +260,7 @@ def _failed(row: Row, error: FlowshipError) -> Row:
     return replace(row, status=status, reason=str(error), trust=None)
 
 
-def take_turns(jobs: Sequence[Job], effort: Effort, progress: Progress) -> None:
+def take_turns(jobs: Sequence[Job], effort: Effort, progress: Callable[[str], None]) -> None:
     """Warm up, then sample the jobs in turns until each is done; their rows get the samples."""
     meters = {device: find_meter(device) for device in {job.row.device for job in jobs}}
     for job in jobs:
@@ -249,7 +273,7 @@ def take_turns(jobs: Sequence[Job], effort: Effort, progress: Progress) -> None:
         for job in active:
             _guarded(job, lambda job=job: job.sample(watch))  # type: ignore[misc]
             job.finished |= effort.is_done(job.seconds, job.spent)
-        progress(_fraction(jobs, effort), f"{len(active)} of {len(jobs)} cases still run")
+        progress(f"{len(active)} of {len(jobs)} cases still run")
     found = watch.disturbances()
     turns = f", {len(jobs)} cases taking turns in one process" * (len(jobs) > 1)
     for job in jobs:
@@ -285,13 +309,15 @@ def _guarded(job: Job, run: Callable[[], object]) -> None:
         job.finished = True
 
 
-def _fraction(jobs: Sequence[Job], effort: Effort) -> float:
-    shares = [
-        max(len(job.seconds) / effort.max_repeats, job.spent / effort.max_seconds) for job in jobs
-    ]
-    return sum(
-        1.0 if job.finished else min(s, 1.0) for job, s in zip(jobs, shares, strict=True)
-    ) / len(jobs)
+def _runs_left(job: Job, effort: Effort) -> float:
+    return 0.0 if job.finished else effort.runs_left(job.seconds, job.spent)
+
+
+def _check_seconds(jobs: Sequence[Job], effort: Effort, limits: MeasureLimits | None) -> float:
+    """About what _finish() takes: the reference's picture, a counted one, a new process."""
+    run = sum(job.run_seconds for job in jobs) / len(jobs) if jobs else 0.0
+    more = (limits is not None) + effort.cold  # a run and about a second each
+    return run + more * (run + 1.0)
 
 
 def _finish(

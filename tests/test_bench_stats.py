@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flowship.benchmarks.ahead import Ahead
 from flowship.benchmarks.compare import compare_rows, regressions, select
 from flowship.benchmarks.conditions import (
     CpuTimes,
@@ -17,6 +18,7 @@ from flowship.benchmarks.conditions import (
     parse_proc_stat,
     read_now,
 )
+from flowship.benchmarks.measure import Effort
 from flowship.benchmarks.row import Row, summarized, usable
 from flowship.benchmarks.stats import median_uncertainty, ratio_interval, relative_iqr
 from flowship.benchmarks.trust import judged, psnr_floor
@@ -228,3 +230,35 @@ def test_cases_are_matched_by_their_settings() -> None:
         select(a, ["threads=3"])
     with pytest.raises(UsageError, match="not FIELD=VALUE"):
         select(a, ["colour=red"])
+
+
+def test_what_is_left_counts_checks_and_cases_to_come() -> None:
+    now = 0.0
+    ahead = Ahead(4, lambda: now)
+    ahead.refused()
+    now = 10.0
+    # 10 s are over and 4 + 6 + 2 * 5 left of two cases; a third is as long as half of these 30
+    assert ahead.fraction([4.0, 6.0], 2, 5.0) == pytest.approx(10 / 45)
+    now = 20.0
+    assert ahead.fraction([], 2, 5.0) == pytest.approx(20 / 45)  # not "100 %, 0 s left"
+    ahead.checked(10.0)
+    now = 30.0
+    assert ahead.fraction([], 1, 5.0) == pytest.approx(30 / 60)  # a check takes 10 s
+    ahead.checked(10.0)
+    now = 40.0
+    assert ahead.fraction([10.0], 1, 5.0) == pytest.approx(40 / 60)
+    ahead.checked(10.0)
+    assert ahead.fraction([], 0, 5.0) == 1.0
+
+
+def test_runs_left_follow_from_what_ends_a_case() -> None:
+    effort = Effort(min_repeats=10, max_repeats=200, max_seconds=10.0, uncertainty=0.01)
+    noisy = [1.0, 2.0] * 5
+    assert effort.runs_left([], 0.0) == 10
+    assert effort.runs_left([1.0] * 4, 0.4) == 6  # sure already, but for the least number
+    assert effort.runs_left(noisy, 5.0) == pytest.approx(10)  # time ends it
+    assert effort.runs_left(noisy, 0.1) == pytest.approx(190)  # the most repeats do
+    uncertainty = median_uncertainty(noisy)
+    four = replace(effort, uncertainty=uncertainty / 2)  # half of it takes four times as many
+    assert four.runs_left(noisy, 0.1) == pytest.approx(30)
+    assert effort.runs_left([1.0] * 10, 0.1) == 0
