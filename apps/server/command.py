@@ -9,6 +9,7 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 
 from ...runtime.commands.options import add_threads
 from ...runtime.engines import ENGINE_NAMES
@@ -83,12 +84,12 @@ def _serve(listener: socket.socket, arguments: argparse.Namespace) -> int:
         hosts = Hosts.for_address(address, [arguments.host, *arguments.allow_host])
         app = create_app(models, token=token, hosts=hosts, max_jobs=arguments.max_jobs)
         announce = _announcer(address, port, token, browser=not arguments.no_browser)
-        # uvicorn stops at both signals, then raises them again for whoever started it.
+        # uvicorn stops at both signals, then raises them again for whoever started it, where that is
+        # not a shell that has its background jobs ignore Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
+        with suppress(KeyboardInterrupt):
             Server(app, announce).run(sockets=[listener])
-        except KeyboardInterrupt:
-            print("flowship serve: stopped", file=sys.stderr)
+        print("flowship serve: stopped", file=sys.stderr)
     finally:
         models.close()
     return 0
