@@ -84,8 +84,8 @@ def _serve(listener: socket.socket, arguments: argparse.Namespace) -> int:
         hosts = Hosts.for_address(address, [arguments.host, *arguments.allow_host])
         app = create_app(models, token=token, hosts=hosts, max_jobs=arguments.max_jobs)
         announce = _announcer(address, port, token, browser=not arguments.no_browser)
-        # uvicorn stops at both signals, then raises them again for whoever started it, where that is
-        # not a shell that has its background jobs ignore Ctrl-C.
+        # uvicorn stops at both signals, then raises them again for whoever started it: nothing
+        # comes of Ctrl-C in a shell's background job, which ignores it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             Server(app, announce).run(sockets=[listener])
