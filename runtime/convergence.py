@@ -6,7 +6,8 @@ are a property of the device and are measured there (timing.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
@@ -21,16 +22,41 @@ from .sampler import invert_windowed
 from .spec import ARBlock, FlowSpec
 
 Floats = npt.NDArray[np.float32]
+Tell = Callable[[float], None]
 
 GUIDANCE = 2.0  # of the guided profile; the counts hardly depend on it
-SEEDS = 4
 SEED_DOMAIN = 4
 WINDOWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
-def profile_windows(num_patches: int) -> list[int]:
-    """Window lengths worth measuring for T patches."""
-    return sorted({w for w in WINDOWS if w < num_patches - 1} | {max(num_patches - 1, 1)} - {1})
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured.
+
+    Attributes:
+        seeds: pictures of each kind.
+        windows: lengths, besides the whole sequence where ``patches`` is None.
+        patches: only the first of each block; None takes all.
+    """
+
+    seeds: int = 4
+    windows: Sequence[int] = WINDOWS
+    patches: int | None = None
+
+    def lengths(self, num_patches: int) -> list[int]:
+        """Window lengths worth measuring for T patches."""
+        last = num_patches - 1
+        whole = {last} if self.patches is None else set()
+        return sorted(({w for w in self.windows if w < last} | whole) - {0, 1})
+
+    def prefix(self, x: Floats) -> Floats:
+        """The patches [1, P, D] that are measured, of those in a block's order."""
+        return x if self.patches is None else np.ascontiguousarray(x[:, : self.patches])
+
+
+WHOLE = Extent()
+# For models whose pictures take long: minutes in place of hours.
+QUICK = Extent(seeds=1, windows=(2, 4, 8, 16, 32, 64), patches=128)
 
 
 def profile_guidance(spec: FlowSpec) -> Guidance:
@@ -39,27 +65,33 @@ def profile_guidance(spec: FlowSpec) -> Guidance:
 
 
 def measure_convergence(
-    model: Model, tell: Callable[[float], None] = lambda fraction: None
+    model: Model, tell: Tell = lambda fraction: None, extent: Extent = WHOLE
 ) -> tuple[Convergence, ...]:
-    """Run the sampler with every window on SEEDS pictures, with and without guidance.
+    """Run the sampler with every window on some pictures, with and without guidance.
 
     Args:
-        model: opened with a float32 engine that takes any window.
+        model: opened with an engine that takes any window, or those of its menu.
         tell: called with the fraction done.
     """
     spec = model.bundle.spec
-    T, classes = spec.image.num_patches, spec.num_classes
-    windows, entries = profile_windows(T), []
-    done, total = 0, 2 * SEEDS * len(spec.ar_blocks)
+    T, classes, blocks = spec.image.num_patches, spec.num_classes, len(spec.ar_blocks)
+    windows, entries = extent.lengths(T), []
+    done, total = 0.0, 4 * extent.seeds  # the picture, then all windows of its blocks
     for guidance in (Guidance(), profile_guidance(spec)):
         calls: dict[tuple[str, int], list[float]] = {}
-        for seed in range(SEEDS):
+        for seed in range(extent.seeds):
             label = seed % classes if classes else None
-            for block, z in _block_inputs(model, seed, label, guidance):
+            inputs = []
+            for fraction, found in _block_inputs(model, seed, label, guidance):
+                inputs += [found] if found else []
+                tell((done + fraction) / total)
+            done += 1
+            for block, z in inputs:
+                x = extent.prefix(to_block_order(z, block))
                 for window in windows:
-                    found = _count_calls(model, block, z, label, guidance, window)
-                    calls.setdefault((block.name, window), []).append((T - 1) / found)
-                done += 1
+                    count = _count_calls(model, block, x, label, guidance, window)
+                    calls.setdefault((block.name, window), []).append((x.shape[1] - 1) / count)
+                done += 1 / blocks
                 tell(done / total)
         entries += [
             Convergence(stage, window, guidance.scale, fmean(found), min(found))
@@ -70,26 +102,30 @@ def measure_convergence(
 
 def _block_inputs(
     model: Model, seed: int, label: int | None, guidance: Guidance
-) -> list[tuple[ARBlock, Floats]]:
-    """Every block with the latents [1, T, D] that it gets in sequential sampling."""
+) -> Iterator[tuple[float, tuple[ARBlock, Floats] | None]]:
+    """Sequential sampling: the fraction done, and each block with the latents [1, T, D] it gets."""
     spec = model.bundle.spec
     T, D = spec.latents[0].shape
     noise = normals(seed, T * D, domain=SEED_DOMAIN).reshape(1, T, D)
     decoding = Decoding(
         model, noise * np.sqrt(model.bundle.array("var")), [label], guidance, Plan()
     )
-    inputs: list[tuple[ARBlock, Floats]] = []
-    for committed in decoding.run():
-        if committed.number == len(inputs):  # its first call: the state is still its input
-            inputs.append((committed.block, decoding.state.copy()))
-    return inputs
+    seen, blocks = 0, len(spec.ar_blocks)
+    for at in decoding.run():
+        fraction = (at.number + at.patches / T) / blocks
+        if at.number == seen:  # its first call: the state is still its input
+            seen += 1
+            yield fraction, (at.block, decoding.state.copy())
+        else:
+            yield fraction, None
 
 
 def _count_calls(
     model: Model, block: ARBlock, z: Floats, label: int | None, guidance: Guidance, window: int
 ) -> int:
-    x = to_block_order(z, block)
-    weights = guidance.weights(x.shape[1])
+    """Calls for the patches [1, P, D] in the block's order."""
+    x = z.copy()
+    weights = guidance.weights(model.bundle.spec.image.num_patches)
     with model.stage(block, [label], guidance) as stage:
         calls = invert_windowed(stage, x, guidance, weights, window, DEFAULT_TOLERANCE)
         return sum(1 for _ in calls)
@@ -125,9 +161,13 @@ def measure_floor(model: Model) -> float:
 
 
 def measure_profile(
-    model: Model, floors: dict[str, float], tell: Callable[[float], None] = lambda fraction: None
+    model: Model,
+    floors: dict[str, float],
+    tell: Tell = lambda fraction: None,
+    extent: Extent = WHOLE,
 ) -> Profile:
     """measure_convergence() with the words that go into plan.json."""
     info = model.engine.info
     with_what = f"{info.version}, {info.precision}"
-    return Profile(SEEDS, DEFAULT_TOLERANCE, with_what, measure_convergence(model, tell), floors)
+    entries = measure_convergence(model, tell, extent)
+    return Profile(extent.seeds, DEFAULT_TOLERANCE, with_what, entries, floors)

@@ -52,6 +52,12 @@ def time_windows(
     return {window: median(found) for window, found in samples.items()}
 
 
+def sequential_estimate(model: Model) -> float:
+    """Seconds of a picture without guidance and windows, from a few calls of its first block."""
+    blocks, T = model.bundle.spec.ar_blocks, model.bundle.spec.image.num_patches
+    return len(blocks) * (T - 1) * time_windows(model, blocks[0], [1], False, turns=1)[1]
+
+
 def time_pictures(flows: Sequence[Flow], guided: bool, turns: int = TURNS) -> list[float]:
     """Median seconds of a whole picture with each flow's plan; the first turn is not counted."""
     spec = flows[0].spec

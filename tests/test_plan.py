@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Terminal
-from conftest import Exporter
+from conftest import CONDITIONAL, Exporter, golden_model
 
 from flowship.export.families.tarflow import TarFlowConfig
 from flowship.export.synthetic import write_checkpoint
-from flowship.runtime import BundleError, Flow, plan_search
+from flowship.runtime import BundleError, Flow, convergence, plan_search
 from flowship.runtime.bundle import Bundle
 from flowship.runtime.cli import main
 from flowship.runtime.commands import plan as plan_command
-from flowship.runtime.convergence import profile_windows
+from flowship.runtime.convergence import QUICK, WHOLE, Extent
 from flowship.runtime.exactness import Difference, exact_windows
 from flowship.runtime.images import to_uint8
 from flowship.runtime.model import Model
@@ -46,10 +47,50 @@ def test_the_embedded_bundle_has_a_profile() -> None:
     with Flow.open() as flow:
         file = PlanFile.loads(flow.bundle.path("plan.json").read_text())
     assert file.profile is not None
-    assert {e.window for e in file.profile.entries} == set(profile_windows(49))
+    assert {e.window for e in file.profile.entries} == set(WHOLE.lengths(49))
     assert all(1 <= e.worst <= e.committed <= e.window for e in file.profile.entries)
     assert 0 < file.profile.floors["onnx fp32"] < 1e-5
     assert file.tolerance("onnx", "fp32") == pytest.approx(1e-5, rel=3)
+
+
+def test_how_much_of_a_model_is_measured() -> None:
+    assert WHOLE.lengths(2) == [] and WHOLE.lengths(5) == [2, 3, 4]
+    assert QUICK.lengths(1024) == [2, 4, 8, 16, 32, 64] and QUICK.lengths(9) == [2, 4]
+
+
+def test_a_large_model_without_a_profile_is_measured_on_its_first_patches(
+    flowship: Terminal, exported: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = exported(golden_model(CONDITIONAL).checkpoint)
+    with Bundle.open(bundle) as opened:
+        text = PlanFile().dumps()
+        monkeypatch.setattr(Path, "read_text", _except(opened.path("plan.json"), text))
+    asked = []
+
+    def measure_profile(*words: object) -> Profile:
+        asked.append(words[-1])
+        return convergence.measure_profile(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plan_command, "measure_profile", measure_profile)
+    few = Extent(1, (2, 4), 6)
+    monkeypatch.setattr(plan_command, "QUICK", few)
+    monkeypatch.setattr(plan_command, "sequential_estimate", lambda model: 60.0)
+    ran = flowship.ok("plan", bundle, "--threads", 1)
+    assert asked == [few] and "measuring it here on the first 6 patches" in ran.err
+    monkeypatch.setattr(plan_command, "sequential_estimate", lambda model: 0.1)
+    report = flowship.ok("plan", bundle, "--threads", 1, "--json", "-q").json
+    assert asked[1:] == [WHOLE]
+    assert max(option["window"] for option in report["options"]) > 6
+
+
+def _except(path: Path, text: str) -> Any:
+    """Path.read_text(), but for one file."""
+    real = Path.read_text
+
+    def read_text(self: Path, *words: Any, **named: Any) -> str:
+        return text if self == path else real(self, *words, **named)
+
+    return read_text
 
 
 @pytest.mark.parametrize("window", [0, MAX_PATCHES + 1, 10**18])

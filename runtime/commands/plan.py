@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..atomic import atomic_file, check_file
 from ..bundle import Bundle
-from ..convergence import measure_floor, measure_profile
+from ..convergence import QUICK, WHOLE, measure_floor, measure_profile
 from ..engines import EngineOptions, find_engine
 from ..engines.base import MAX_THREADS
 from ..engines.onnx import OnnxEngine
@@ -19,11 +19,12 @@ from ..flow import choose_precision, default_plan, made_for
 from ..model import Model
 from ..plan import PLAN, PlanFile, Profile
 from ..plan_plot import plan_svg
-from ..plan_search import PlanSearch, Settings
+from ..plan_search import LONG_PICTURE, PlanSearch, Settings
 from ..planner import ONE_PATCH, planned_seconds
 from ..progress import ProgressLine
 from ..saved_plans import SavedPlan, save_plan
 from ..table import format_bytes
+from ..timing import sequential_estimate
 from .options import add_bundle, add_report, print_json, thread_count
 from .plan_report import plan_report, print_plan
 
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.engine, precision, arguments.device, threads, spinning, not arguments.inexact
         )
         profile = _profile(bundle, arguments, precision, progress)
+        progress = ProgressLine(not arguments.quiet)
         search = PlanSearch(bundle, profile, settings, progress.update)
         best = min(search.candidates(), key=lambda candidate: candidate.seconds)
         progress.clear()
@@ -117,14 +119,19 @@ def _profile(
     profile = PlanFile.loads(bundle.path(PLAN).read_text("utf-8")).profile
     if profile:
         return profile
-    progress.note("the bundle has no convergence profile: measuring it on this device")
+    own = ProgressLine(not arguments.quiet)  # its time left is not that of what follows
     options = EngineOptions(precision, arguments.device)
     with closing(find_engine(arguments.engine)(bundle, options)) as engine:
         model = Model(bundle, engine)
+        extent = QUICK if sequential_estimate(model) > LONG_PICTURE else WHOLE
+        only = f" on the first {extent.patches} patches of each block" * bool(extent.patches)
+        progress.note(f"the bundle has no convergence profile: measuring it here{only}")
         floors = {f"{made_for(arguments.engine)} {precision}": measure_floor(model)}
-        return measure_profile(
-            model, floors, lambda done: progress.update(done, "measuring convergence")
+        found = measure_profile(
+            model, floors, lambda done: own.update(done, "measuring convergence"), extent
         )
+    own.clear()
+    return found
 
 
 def _thread_counts(text: str | None) -> tuple[int, ...]:
