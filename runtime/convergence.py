@@ -65,13 +65,17 @@ def profile_guidance(spec: FlowSpec) -> Guidance:
 
 
 def measure_convergence(
-    model: Model, tell: Tell = lambda fraction: None, extent: Extent = WHOLE
+    model: Model,
+    tell: Tell = lambda fraction: None,
+    extent: Extent = WHOLE,
+    tolerance: float = DEFAULT_TOLERANCE,
 ) -> tuple[Convergence, ...]:
     """Run the sampler with every window on some pictures, with and without guidance.
 
     Args:
         model: opened with an engine that takes any window, or those of its menu.
         tell: called with the fraction done.
+        tolerance: largest change of a patch that counts as none.
     """
     spec = model.bundle.spec
     T, classes, blocks = spec.image.num_patches, spec.num_classes, len(spec.ar_blocks)
@@ -89,7 +93,8 @@ def measure_convergence(
             for block, z in inputs:
                 x = extent.prefix(to_block_order(z, block))
                 for window in windows:
-                    count = _count_calls(model, block, x, label, guidance, window)
+                    sampling = guidance, window, tolerance
+                    count = _count_calls(model, block, x, label, *sampling)
                     calls.setdefault((block.name, window), []).append((x.shape[1] - 1) / count)
                 done += 1 / blocks
                 tell(done / total)
@@ -121,13 +126,19 @@ def _block_inputs(
 
 
 def _count_calls(
-    model: Model, block: ARBlock, z: Floats, label: int | None, guidance: Guidance, window: int
+    model: Model,
+    block: ARBlock,
+    z: Floats,
+    label: int | None,
+    guidance: Guidance,
+    window: int,
+    tolerance: float,
 ) -> int:
     """Calls for the patches [1, P, D] in the block's order."""
     x = z.copy()
     weights = guidance.weights(model.bundle.spec.image.num_patches)
     with model.stage(block, [label], guidance) as stage:
-        calls = invert_windowed(stage, x, guidance, weights, window, DEFAULT_TOLERANCE)
+        calls = invert_windowed(stage, x, guidance, weights, window, tolerance)
         return sum(1 for _ in calls)
 
 
@@ -165,9 +176,10 @@ def measure_profile(
     floors: dict[str, float],
     tell: Tell = lambda fraction: None,
     extent: Extent = WHOLE,
+    tolerance: float = DEFAULT_TOLERANCE,
 ) -> Profile:
     """measure_convergence() with the words that go into plan.json."""
     info = model.engine.info
     with_what = f"{info.version}, {info.precision}"
-    entries = measure_convergence(model, tell, extent)
-    return Profile(extent.seeds, DEFAULT_TOLERANCE, with_what, entries, floors)
+    entries = measure_convergence(model, tell, extent, tolerance)
+    return Profile(extent.seeds, tolerance, with_what, entries, floors)

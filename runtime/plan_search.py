@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from .bundle import Bundle
 from .engines import EngineOptions, find_engine
 from .exactness import Difference, SequentialPictures, exact_windows
-from .flow import Flow, default_plan
+from .flow import Flow
 from .model import Model
 from .plan import Plan, Profile
 from .planner import (
@@ -73,7 +73,7 @@ class Candidate:
         planned = planned_seconds(self.plain), planned_seconds(self.guided)
         return sum(m or p for m, p in zip(self.pictures, planned, strict=True))
 
-    def plan(self, default: Plan) -> Plan:
+    def plan(self, tolerance: float) -> Plan:
         """Windows of the chosen options; each must commit what its own cost asks for."""
         needed: dict[str, float] = {}
         for option in self.plain + self.guided:
@@ -86,7 +86,7 @@ class Candidate:
                 cost = option.call_seconds / one.call_seconds
                 needed[option.stage] = round(min(cost, needed.get(option.stage, cost)), 3)
         plain, guided = chosen_windows(self.plain), chosen_windows(self.guided)
-        return Plan(plain, guided, default.tolerance, needed)
+        return Plan(plain, guided, tolerance, needed)
 
 
 @dataclass
@@ -94,14 +94,15 @@ class PlanSearch:
     """Measures candidates one after another.
 
     Args:
-        bundle: its default plan gives the tolerance.
-        profile: how many patches calls commit.
+        bundle, profile: how many patches calls commit.
+        tolerance: of the plan.
         settings: what is tried.
         tell: called with the fraction done and what is being done.
     """
 
     bundle: Bundle
     profile: Profile
+    tolerance: float
     settings: Settings
     tell: Tell = lambda fraction, words: None
     _compared: dict[bool, SequentialPictures] = field(default_factory=dict)
@@ -121,7 +122,6 @@ class PlanSearch:
                 yield self._measure(model, threads, spinning, tell)
 
     def _measure(self, model: Model, threads: int, spinning: bool, tell: Tell) -> Candidate:
-        default = default_plan(self.bundle, self.settings.engine, self.settings.precision)
         found = []
         for guided in (False, True):
             tell(guided * 0.2, f"timing calls, {threads} threads")
@@ -129,9 +129,9 @@ class PlanSearch:
             found.append(choose_windows(self.bundle.spec, self.profile, times, guided))
         candidate = Candidate(threads, spinning, found[0], found[1])
         if self.settings.exact:
-            candidate = self._exact(model, candidate, candidate.plan(default), tell)
+            candidate = self._exact(model, candidate, candidate.plan(self.tolerance), tell)
         tell(0.9, f"timing pictures, {threads} threads")
-        return _timed(model, candidate, candidate.plan(default))
+        return _timed(model, candidate, candidate.plan(self.tolerance))
 
     def _times(self, model: Model, guided: bool) -> dict[str, dict[int, float]]:
         """Seconds of a call by block and window; blocks of one shape share their times."""

@@ -68,7 +68,7 @@ def test_a_large_model_without_a_profile_is_measured_on_its_first_patches(
     asked = []
 
     def measure_profile(*words: object) -> Profile:
-        asked.append(words[-1])
+        asked.append(words[3])
         return convergence.measure_profile(*words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(plan_command, "measure_profile", measure_profile)
@@ -204,12 +204,11 @@ def test_windows_that_make_other_pictures_are_refused(
     ) -> dict[int, float]:
         return dict.fromkeys(windows, 1e-4)
 
-    def rough(bundle: Bundle, engine: str, precision: str) -> Plan:
-        return Plan(tolerance=0.02)
+    def rough(self: PlanFile, engine: str, precision: str) -> float:
+        return 0.02
 
     monkeypatch.setattr(plan_search, "time_windows", time_windows)
-    for module in (plan_search, plan_command):
-        monkeypatch.setattr(module, "default_plan", rough)
+    monkeypatch.setattr(PlanFile, "tolerance", rough)
     words = ("plan", "--threads", 1, "-q")
     exact = flowship.ok(*words, "--json").json
     failed = [c for c in exact["comparisons"] if not c["passed"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from ..atomic import atomic_file, check_file
@@ -15,9 +16,9 @@ from ..engines.base import MAX_THREADS
 from ..engines.onnx import OnnxEngine
 from ..engines.onnx_packed import packed_folder
 from ..errors import UsageError
-from ..flow import choose_precision, default_plan, made_for
+from ..flow import choose_precision, made_for
 from ..model import Model
-from ..plan import PLAN, PlanFile, Profile
+from ..plan import FLOOR_FACTOR, PLAN, PlanFile
 from ..plan_plot import plan_svg
 from ..plan_search import LONG_PICTURE, PlanSearch, Settings
 from ..planner import ONE_PATCH, planned_seconds
@@ -78,12 +79,14 @@ def run(arguments: argparse.Namespace) -> int:
         settings = Settings(
             arguments.engine, precision, arguments.device, threads, spinning, not arguments.inexact
         )
-        profile = _profile(bundle, arguments, precision, progress)
+        known = _with_profile(bundle, arguments, precision, progress)
+        assert known.profile
+        tolerance = known.tolerance(made_for(arguments.engine), precision)
         progress = ProgressLine(not arguments.quiet)
-        search = PlanSearch(bundle, profile, settings, progress.update)
+        search = PlanSearch(bundle, known.profile, tolerance, settings, progress.update)
         best = min(search.candidates(), key=lambda candidate: candidate.seconds)
         progress.clear()
-        plan = best.plan(default_plan(bundle, arguments.engine, precision))
+        plan = best.plan(tolerance)
         saved, version = None, _version(bundle, arguments, precision)
         if arguments.save:
             saved = save_plan(
@@ -113,12 +116,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _profile(
+def _with_profile(
     bundle: Bundle, arguments: argparse.Namespace, precision: str, progress: ProgressLine
-) -> Profile:
-    profile = PlanFile.loads(bundle.path(PLAN).read_text("utf-8")).profile
-    if profile:
-        return profile
+) -> PlanFile:
+    """The bundle's plan; where it has no profile, with one that is measured here."""
+    file = PlanFile.loads(bundle.path(PLAN).read_text("utf-8"))
+    if file.profile:
+        return file
     own = ProgressLine(not arguments.quiet)  # its time left is not that of what follows
     options = EngineOptions(precision, arguments.device)
     with closing(find_engine(arguments.engine)(bundle, options)) as engine:
@@ -126,12 +130,16 @@ def _profile(
         extent = QUICK if sequential_estimate(model) > LONG_PICTURE else WHOLE
         only = f" on the first {extent.patches} patches of each block" * bool(extent.patches)
         progress.note(f"the bundle has no convergence profile: measuring it here{only}")
-        floors = {f"{made_for(arguments.engine)} {precision}": measure_floor(model)}
-        found = measure_profile(
-            model, floors, lambda done: own.update(done, "measuring convergence"), extent
+        floor = measure_floor(model)
+        profile = measure_profile(
+            model,
+            {f"{made_for(arguments.engine)} {precision}": floor},
+            lambda done: own.update(done, "measuring convergence"),
+            extent,
+            max(file.plan.tolerance, FLOOR_FACTOR * floor),
         )
     own.clear()
-    return found
+    return replace(file, profile=profile)
 
 
 def _thread_counts(text: str | None) -> tuple[int, ...]:
