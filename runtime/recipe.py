@@ -18,7 +18,7 @@ PHILOX_NOISE = "philox4x32-10/as241"
 MAX_PICTURES = 1 << 16
 
 _ENGINE_WORDS = ("engine", "engine_version", "device", "precision")
-_PLAIN = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_PLAIN = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Recipe:
             if not is_sha256(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected a sha256")
         for name in ("flowship_version", "bundle", *_ENGINE_WORDS):
-            # They are printed: no control characters of a terminal.
+            # They are printed and stored: no control characters of a terminal, no half letters.
             if not _PLAIN.fullmatch(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected a short name")
 

@@ -19,7 +19,10 @@ from ..guidance import GUIDE_WHAT
 from ..images import Floats
 from ..pictures import read_images
 from ..plan import Plan, PlanFile
+from ..progress import say
+from ..readable import check_readable
 from ..spec import FlowSpec, ImageSpec
+from ..text import ascii_json, is_utf8, printable
 
 MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill the disk
 
@@ -119,12 +122,13 @@ def _plan(choice: str | Plan) -> Plan | Literal["saved", "default"]:
         return choice
     if choice in ("saved", "default"):
         return "saved" if choice == "saved" else "default"
+    if not Path(choice).exists():
+        raise UsageError(f"--plan {choice!r} does not exist: expected saved, default or a file")
+    check_readable(choice, "--plan")
     try:
         text = Path(choice).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--plan {choice!r} is neither saved nor default nor a file: {error}"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--plan {choice} is not text in UTF-8: {error}") from error
     return PlanFile.loads(text, choice).plan
 
 
@@ -142,16 +146,13 @@ def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
 def warn_if_guidance_is_idle(arguments: argparse.Namespace) -> None:
     """Both branches are the same network on the same input: say so instead of pretending."""
     if arguments.guidance > 0 and arguments.label is None and arguments.attn_temp == 1:
-        print(
-            "note: guidance changes nothing without --label or an --attn-temp other than 1",
-            file=sys.stderr,
-        )
+        say("note: guidance changes nothing without --label or an --attn-temp other than 1")
 
 
 def warn_if_label_is_idle(arguments: argparse.Namespace, spec: FlowSpec) -> None:
     """Numbers are ignored by a model without classes; names are an error before this."""
     if arguments.label is not None and not spec.num_classes:
-        print("note: this model has no classes, --label changes nothing", file=sys.stderr)
+        say("note: this model has no classes, --label changes nothing")
 
 
 def parse_seeds(text: str, count: int | None) -> list[int]:
@@ -190,4 +191,9 @@ def read_all(paths: Sequence[Path], spec: ImageSpec) -> tuple[list[str], Floats]
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    print_json_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_json_text(text: str) -> None:
+    """JSON on stdout, in ASCII where that is not UTF-8: its own escapes are not JSON's."""
+    print(printable(text) if is_utf8(sys.stdout) else ascii_json(text), end="")
