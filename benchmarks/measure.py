@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from math import isfinite
 from statistics import median
 
 from .. import __version__
 from ..runtime.bundle import Bundle
 from ..runtime.errors import FlowshipError, MissingExtraError, UsageError
+from ..runtime.extras import is_installed
 from ..runtime.flow import made_for
 from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
@@ -464,7 +464,7 @@ def _reference(case: Case, contender: FlowContender) -> Case | None:
     """Float32 sequential: with ONNX Runtime where it is, another engine's witness, else its own."""
     precisions = contender.flow.bundle.manifest.precisions
     for engine in ("onnx", case.engine):
-        there = engine == case.engine or find_spec("onnxruntime") is not None
+        there = engine == case.engine or is_installed("onnxruntime")
         if there and "fp32" in precisions.get(made_for(engine), ()):
             device = case.device if engine == case.engine else "cpu"
             return replace(case, engine=engine, precision="fp32", device=device, window=1)

@@ -12,10 +12,18 @@ from ..runtime.atomic import check_file
 from ..runtime.commands.inspect import FP16_NOTE, quality_table
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError, UsageError
+from ..runtime.extras import need
 from ..runtime.progress import ProgressLine
+from ..runtime.readable import check_readable
 from ..runtime.table import format_bytes, format_table
+from ..runtime.text import printable
 
 DEFAULT_WINDOWS = "1,8,32"
+PACKAGES = {  # of each target: what writes it and what runs it
+    "onnx": ("onnx", "onnxruntime"),
+    "executorch": ("executorch",),
+    "coreml": ("coremltools",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +115,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    targets = _split(arguments.targets)
+    # Said now, not after torch has loaded and blocks were converted.
+    need("flowship export", "torch", *(p for t in targets for p in PACKAGES.get(t, ())))
     try:
         from .families.tarflow import ConfigOverrides
         from .pipeline import bundle_name, run_export
@@ -119,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         raise MissingExtraError("flowship export", str(error.name), "export") from error
     request = ExportRequest(
-        targets=_split(arguments.targets),
+        targets=targets,
         precisions=_split(arguments.precision),
         overrides=ConfigOverrides(
             in_channels=arguments.in_channels,
@@ -143,9 +154,11 @@ def run(arguments: argparse.Namespace) -> int:
         max_size=arguments.max_size,
         plot=arguments.plot,
     )
-    if arguments.data and not arguments.data.exists():  # said now, not after the conversion
-        raise UsageError(f"--data {arguments.data} does not exist")
+    if arguments.data:  # said now, not after the conversion
+        check_readable(arguments.data, "--data", folder=True)
     output = arguments.output or Path(bundle_name(arguments.checkpoint.name) + ".flowship")
+    if str(output.resolve()) != printable(str(output.resolve())):
+        raise UsageError(f"-o {output}: engines open no path that is not UTF-8, name another one")
     progress = ProgressLine(not arguments.quiet)
     if arguments.plot:
         check_file(arguments.plot)
@@ -202,9 +215,10 @@ def _noise_std(text: str | None) -> float | Literal["uniform"] | None:
 def _label_names(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
+    check_readable(path, "--label-names")
     try:
         lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UsageError(f"--label-names {path} cannot be read as text: {error}") from error
     return tuple(line.strip() for line in lines if line.strip())
 

@@ -11,6 +11,7 @@ from ..errors import EngineError, UsageError
 from ..footprint import loaded_bytes
 from ..manifest import Artifact
 from ..spec import ARBlock, FlowSpec, ImageSpec
+from ..text import utf8_path
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
 from .onnx_core_stage import CoreStage
 from .onnx_file import check_external_data
@@ -249,8 +250,9 @@ class OnnxEngine:
             options.graph_optimization_level = levels.ORT_DISABLE_ALL
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
+        name = utf8_path(path, "ONNX Runtime")
         try:
-            return self.ort.InferenceSession(str(path), options, providers=[self._provider])
+            return self.ort.InferenceSession(name, options, providers=[self._provider])
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise EngineError(f"onnxruntime cannot load {path}: {error}") from error
 

@@ -11,7 +11,8 @@ import importlib
 import os
 from typing import Any
 
-from ..errors import MissingExtraError
+from ..errors import EngineError
+from ..extras import need
 
 
 def import_onnxruntime(what: str) -> Any:
@@ -22,9 +23,13 @@ def import_onnxruntime(what: str) -> Any:
 
     Raises:
         MissingExtraError: it is not installed.
+        EngineError: it is, but for another Python or system.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    need(what, "onnxruntime")
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise MissingExtraError(what, "onnxruntime", "onnx") from error
+        raise EngineError(
+            f"{what}: onnxruntime is installed and cannot be loaded: {error}"
+        ) from error

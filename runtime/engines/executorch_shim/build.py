@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import EngineError, FlowshipError, MissingExtraError
+from ...extras import is_installed
 
 SOURCE = Path(__file__).with_name("shim.cpp")
 LIBRARIES = (
@@ -46,7 +47,7 @@ class Wheel:
 
 def find_wheel() -> Wheel | None:
     """Where executorch is installed; None if it is not. Imports nothing of it."""
-    spec = importlib.util.find_spec("executorch")
+    spec = importlib.util.find_spec("executorch") if is_installed("executorch") else None
     if spec is None or not spec.submodule_search_locations:
         return None
     try:
@@ -82,7 +83,11 @@ def build() -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         output = Path(folder) / target.name
         done = subprocess.run(
-            [*command, "-o", str(output)], capture_output=True, text=True, check=False
+            [*command, "-o", str(output)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         if done.returncode:
             raise EngineError(f"{command[0]} failed:\n{done.stderr.strip()}")
