@@ -16,6 +16,7 @@ from ..runtime.flow import draw_noise
 from ..runtime.guidance import Guidance
 from ..runtime.hashing import sha256_bytes, sha256_of
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
+from ..runtime.readable import check_readable
 from .baseline import Baseline
 from .contender import BundlePath, Floats, Subject
 from .machine import usable_cores
@@ -53,6 +54,7 @@ def check_same_weights(checkpoint: Path, bundles: Sequence[BundlePath]) -> None:
     Raises:
         UsageError: a bundle was not exported from this checkpoint.
     """
+    check_readable(checkpoint, "--baseline", folder=True)
     digest = sha256_of(checkpoint) if checkpoint.is_file() else None
     for path in bundles:
         with Bundle.open(path) as bundle:

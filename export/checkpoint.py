@@ -18,6 +18,7 @@ import torch
 from ..runtime.errors import CheckpointError
 from ..runtime.hashing import sha256_of
 from ..runtime.manifest import Source
+from ..runtime.readable import why_not
 from .families.registry import FAMILIES, sniff_family
 from .families.tarflow import (
     BlockWeights,
@@ -157,6 +158,15 @@ class Checkpoint:
             yield name, array
 
 
+def _what_is_there(path: Path) -> str:
+    """Of something that is neither a file nor a folder."""
+    try:
+        path.stat()
+    except OSError as error:
+        return why_not(path, error)
+    return "is a device or a pipe, no file"
+
+
 def _open_file(path: Path) -> TensorFile:
     """The reader for a file, by its first bytes; the suffix only matters where they say nothing."""
     if path.is_dir():
@@ -165,12 +175,12 @@ def _open_file(path: Path) -> TensorFile:
             "save the whole state_dict in one file"
         )
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
+        raise CheckpointError(f"{path} {_what_is_there(path)}")
     try:
         with open(path, "rb") as file:
             head = file.read(max(len(LEGACY_MAGIC), 9))
     except OSError as error:
-        raise CheckpointError(f"{path.name}: {error.strerror}") from error
+        raise CheckpointError(f"{path} {why_not(path, error)}") from error
     if not head:
         raise CheckpointError(f"{path.name}: the file is empty")
     if head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):

@@ -17,6 +17,7 @@ from .atomic import atomic_file
 from .errors import FlowshipError, UsageError
 from .images import Floats, from_uint8
 from .prepare import prepare
+from .readable import check_readable
 from .spec import FlowSpec, ImageSpec
 
 PathLike = str | os.PathLike[str]
@@ -55,6 +56,7 @@ def read_picture(path: PathLike, spec: ImageSpec) -> Floats:
     Raises:
         UsageError: it cannot be read.
     """
+    check_readable(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
             return prepare(image, spec)
@@ -127,6 +129,7 @@ def _find_files(paths: Sequence[PathLike]) -> Iterator[Path]:
     if not paths:
         raise UsageError(f"no pictures: name files or folders ({' '.join(_SUFFIXES)})")
     for path in map(Path, paths):
+        check_readable(path, folder=True)
         if path.is_dir():
             yield from _find_in_folder(path)
         elif path.suffix.lower() in _SUFFIXES:
@@ -152,6 +155,7 @@ def _find_in_folder(folder: Path) -> list[Path]:
 
 def _map_npy(path: Path) -> npt.NDArray[Any]:
     """A .npy mapped into memory: its shape is known before its data is read."""
+    check_readable(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
@@ -213,6 +217,7 @@ def _show(shape: tuple[int, ...]) -> str:
 
 
 def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[int, ...] | None]:
+    check_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = set(archive.namelist())

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from .atomic import atomic_file
 from .errors import UsageError
 from .images import Bytes, grid, grid_columns
+from .readable import check_readable
 from .recipe import Recipe
 
 RECIPE_KEY = "flowship"
@@ -75,6 +76,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     Raises:
         UsageError: not a PNG, without a recipe, or with one that is damaged or too new.
     """
+    check_readable(path)
     try:
         with Image.open(path, formats=("PNG",)) as image:
             assert isinstance(image, PngImageFile)
