@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..runtime.commands.options import print_json_text
 from ..runtime.engines.base import MAX_THREADS
 from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
@@ -184,7 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
     if rivals:
         rows = with_baseline(rows, rivals)
     text = table(rows) if arguments.format == "md" else dumps(rows, arguments.format)
-    print(text, end="")
+    print_json_text(text) if "json" in arguments.format else print(text, end="")
     for path in arguments.output:
         writer: Callable[[Path, list[Row]], None] = (
             write_report if path.suffix == ".html" else write_rows

@@ -9,6 +9,7 @@ from math import log10
 from pathlib import Path
 
 from ..runtime.atomic import atomic_file
+from ..runtime.text import printable
 from .formats import compact, reached, remarks, told_apart
 from .row import EQUAL_DB, Row
 
@@ -45,7 +46,7 @@ li { color: var(--soft); font-size: .9rem }
 def write_report(path: Path, rows: Sequence[Row]) -> None:
     """Write the report; ``flowship bench compare`` reads the rows in it again."""
     with atomic_file(path) as file:
-        file.write(report_html(rows).encode())
+        file.write(printable(report_html(rows)).encode())
 
 
 def report_html(rows: Sequence[Row]) -> str:

@@ -175,7 +175,7 @@ class _Export:
             path = self.root / "quality" / f"frontier-{engine}.svg"
             path.parent.mkdir(exist_ok=True)
             path.write_text(svg, "utf-8")
-        (self.root / PLAN).write_text(PlanFile().dumps())
+        (self.root / PLAN).write_text(PlanFile().dumps(), "utf-8")
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             flowship_version=__version__,
@@ -196,7 +196,7 @@ class _Export:
             manifest = self._add_golden_pictures(manifest)
         manifest = self._add_golden_steps(manifest)
         manifest = self._add_peak_memory(manifest)
-        (self.root / MANIFEST).write_text(manifest.dumps())
+        (self.root / MANIFEST).write_text(manifest.dumps(), "utf-8")
         self.progress.clear()
         return Report(manifest, self.mixtures, self._frontiers())
 
@@ -476,7 +476,7 @@ class _Export:
             options = EngineOptions(PROFILE_PRECISION, packed=False)
             with closing(find_engine("onnx")(profiled, options)) as engine:
                 profile = measure_profile(Model(profiled, engine), floors, self._tell_profile)
-        (self.root / PLAN).write_text(PlanFile(profile=profile).dumps())
+        (self.root / PLAN).write_text(PlanFile(profile=profile).dumps(), "utf-8")
 
     def _tell_profile(self, fraction: float) -> None:
         self.progress.update(0.9 + 0.08 * fraction, "measuring convergence in windows")
@@ -514,7 +514,7 @@ class _Export:
         """
         if not any(job.is_quantized for job in self.jobs):
             return manifest
-        (self.root / MANIFEST).write_text(manifest.dumps())
+        (self.root / MANIFEST).write_text(manifest.dumps(), "utf-8")
         patches, found = None if self.whole else self._patches_checked, []
         for quality in manifest.quality:
             self.progress.update(0.99, f"peak memory, {quality.engine} {quality.precision}")
