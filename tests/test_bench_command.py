@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from command_line import Terminal
 from conftest import CONDITIONAL, Exporter, golden_model
 
 from flowship.benchmarks import command, conditions
+from flowship.benchmarks import contender as contender_module
+from flowship.benchmarks import measure as measure_module
 from flowship.benchmarks.contender import FlowContender, Subject
 from flowship.benchmarks.formats import read_rows
 from flowship.benchmarks.grid import Case
@@ -42,13 +43,17 @@ Floats = npt.NDArray[np.float32]
 
 @pytest.fixture
 def pace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """pace(seconds, error=0) makes the engine sleep that long in each block, and compute wrong.
+    """pace(seconds, error=0) makes the engine take that long for each block, and compute wrong.
 
-    With few patches the sleep is nearly all of the time, however busy the machine is; its pulse,
-    which would say how busy, stands still.
+    The clock is ours and only the engine moves it, and nothing is known of other programs: how
+    busy the machine is decides nothing.
     """
     monkeypatch.setattr(conditions, "calibrate", lambda: 1e-4)
-    real = find_engine("onnx")
+    monkeypatch.setattr(conditions, "STAT", Path("no-stat"))
+    monkeypatch.setattr(conditions, "_psutil_times", lambda: None)
+    real, clock = find_engine("onnx"), _Clock()
+    for module in (measure_module, contender_module):
+        monkeypatch.setattr(module, "time", clock)
 
     def set_pace(seconds: float, error: float = 0.0) -> None:
         def factory(bundle: Any, options: EngineOptions) -> Any:
@@ -57,7 +62,7 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
             def slow_open(stage: Any, **settings: Any) -> Any:
                 inner = opened(stage, **settings)
-                return _Slow(inner, seconds, error)
+                return _Slow(inner, clock, seconds, error)
 
             monkeypatch.setattr(engine, "open", slow_open)
             return engine
@@ -67,13 +72,25 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_pace
 
 
+class _Clock:
+    """In place of the module ``time``."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6  # nothing takes no time at all
+        return self.now
+
+    monotonic = perf_counter
+
+
 class _Slow:
-    def __init__(self, inner: Any, seconds: float, error: float) -> None:
-        self._inner, self._seconds, self._error = inner, seconds, error
+    def __init__(self, inner: Any, clock: _Clock, seconds: float, error: float) -> None:
+        self._inner, self._clock, self._seconds, self._error = inner, clock, seconds, error
         self.windows = inner.windows
 
     def begin(self, *rows: Any) -> None:
-        time.sleep(self._seconds)
+        self._clock.now += self._seconds
         self._inner.begin(*rows)
 
     def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
@@ -199,11 +216,15 @@ def test_work_counts_the_calls() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
 def test_a_busy_machine_is_noticed(tmp_path: Path) -> None:
-    loop = [sys.executable, "-c", "while True: pass"]
+    loop = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
     path = tmp_path / "a.json"
-    with subprocess.Popen(loop) as first, subprocess.Popen(loop) as second:
+    with (
+        subprocess.Popen(loop, stdout=subprocess.PIPE) as first,
+        subprocess.Popen(loop, stdout=subprocess.PIPE) as second,
+    ):
         try:
-            time.sleep(0.2)
+            for busy in (first, second):
+                assert busy.stdout and busy.stdout.readline()  # it runs
             assert main(["bench", *FAST, "-r", "25", "-o", str(path)]) == 0
         finally:
             first.kill()
