@@ -18,19 +18,21 @@ from .model import Labels, Model, check_finite, to_block_order
 Floats = npt.NDArray[np.float32]
 
 
-def denoise_patches(model: Model, patches: Floats, labels: Labels, noise_std: float) -> Floats:
+def denoise_patches(
+    model: Model, patches: Floats, labels: Labels, noise_std: float, first_picture: int = 0
+) -> Floats:
     """[N, T, D] noisy patches to denoised ones.
 
     Raises:
         EngineError: the bundle has no vector-Jacobian graphs for this engine and precision.
         NonFiniteError: the gradient is not finite.
     """
-    encoded = list(encode_blocks(model, patches, labels))
+    encoded = list(encode_blocks(model, patches, labels, first_picture))
     last = encoded[-1]
     grad = to_block_order(last.z, last.block)  # of sum(z^2) / 2
     for step in reversed(encoded):
         grad = _through_block(model, step, labels, to_block_order(grad, step.block))
-        check_finite(grad, step.block, 0, "denoising")
+        check_finite(grad, step.block, first_picture, "denoising")
         grad = to_block_order(grad, step.block)
     denoised: Floats = patches - np.float32(noise_std**2) * grad
     return denoised

@@ -41,6 +41,11 @@ class MissingExtraError(EngineError):
             f"{what} needs the package {package}, which is not installed: "
             f"pip install 'flowship[{extra}]'"
         )
+        self._parts = what, package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        """A process pool pickles errors, and would call this class with its message alone."""
+        return type(self), self._parts
 
 
 class NonFiniteError(FlowshipError):

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import BundleError, UsageError
-from .guidance import GuideWhat
+from .guidance import GUIDE_WHAT, GuideWhat
 from .hashing import is_sha256
 from .plan import Plan
 from .schema import from_json, parse_json, to_json
+from .values import check_seed, flag, real, several, whole, word
 
 RECIPE_VERSION = 1
 PHILOX_NOISE = "philox4x32-10/as241"
@@ -61,38 +62,53 @@ class Recipe:
     recipe_version: int = RECIPE_VERSION
 
     def __post_init__(self) -> None:
+        self._make_plain()
         self._check_words()
         self._check_pictures()
         if not self.attn_temp > 0 or not self.guidance >= 0:
-            raise ValueError(
+            raise UsageError(
                 f"guidance is {self.guidance} and attn_temp {self.attn_temp}, expected numbers "
                 "from 0 up and above 0"
             )
         if self.columns is not None and self.columns < 1:
-            raise ValueError(f"columns is {self.columns}, expected 1 or more")
+            raise UsageError(f"columns is {self.columns}, expected 1 or more")
+
+    def _make_plain(self) -> None:
+        """Whatever numbers were given: what is written is JSON."""
+        seeds = several(self.seeds, "seeds") or []
+        labels = several(self.labels, "labels") or []
+        plain = {
+            "seeds": tuple(check_seed(seed) for seed in seeds),
+            "labels": tuple(None if label is None else whole(label, "label") for label in labels),
+            "guidance": real(self.guidance, "guidance"),
+            "guide_what": word(self.guide_what, GUIDE_WHAT, "guide_what"),
+            "annealed_guidance": flag(self.annealed_guidance, "annealed_guidance"),
+            "attn_temp": real(self.attn_temp, "attn_temp"),
+            "denoise": flag(self.denoise, "denoise"),
+            "columns": None if self.columns is None else whole(self.columns, "columns"),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
 
     def _check_words(self) -> None:
         for name in ("bundle_sha256", "plan_sha256"):
             if not is_sha256(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected a sha256")
+                raise UsageError(f"{name} is {getattr(self, name)[:80]!r}, expected a sha256")
         for name in ("flowship_version", "bundle", *_ENGINE_WORDS):
             # They are printed: no control characters of a terminal.
             if not _PLAIN.fullmatch(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected a short name")
+                raise UsageError(f"{name} is {getattr(self, name)[:80]!r}, expected a short name")
 
     def _check_pictures(self) -> None:
         if self.noise != PHILOX_NOISE and not is_sha256(self.noise):
-            raise ValueError(f"noise is {self.noise[:80]!r}, expected {PHILOX_NOISE} or a sha256")
+            raise UsageError(f"noise is {self.noise[:80]!r}, expected {PHILOX_NOISE} or a sha256")
         if not 1 <= len(self.seeds) <= MAX_PICTURES or len(self.labels) != len(self.seeds):
-            raise ValueError(
+            raise UsageError(
                 f"{len(self.seeds)} seeds and {len(self.labels)} labels, expected the same number "
                 f"from 1 to {MAX_PICTURES}"
             )
-        for seed in self.seeds:
-            if not 0 <= seed < 1 << 64:
-                raise ValueError(f"seed {seed} is not between 0 and 2^64 - 1")
         if any(label is not None and label < 0 for label in self.labels):
-            raise ValueError("a label is negative")
+            raise UsageError("a label is negative")
 
     @property
     def description(self) -> str:

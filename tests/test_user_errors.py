@@ -207,7 +207,7 @@ def test_pictures(flowship: Terminal, command: str) -> None:
     for name, message in (
         ("fake.png", "fake.png cannot be read as a picture"),
         ("notes.txt", "notes.txt is no picture by its name"),
-        ("nowhere.png", "nowhere.png cannot be read"),
+        ("nowhere.png", "nowhere.png does not exist"),
         ("empty", "the folder empty has no pictures"),
     ):
         assert message in flowship.refused(command, "embedded", name, *output)
