@@ -124,6 +124,7 @@ def test_ctrl_c_prints_what_was_scored(
     monkeypatch.setattr(in_batches, "MAX_PICTURES_TOGETHER", 1)
     ran = flowship("score", "embedded", folder, "--json", "-q")
     assert ran.status == 130 and ran.json["interrupted"]
+    assert "stopped after 2 pictures" in ran.err
     assert [image["name"] for image in ran.json["images"]] == ["in/a.png", "in/b.npy[0]"]
 
 

@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             status = in_batches(flow, arguments, partial(_score, flow, arguments), done)
         except KeyboardInterrupt:  # what is known is not lost
             if done.results:
+                done.say(f"stopped after {len(done.results)} pictures: the mean is theirs")
                 _report(arguments, done, convention, spec, interrupted=True)
             raise
     _report(arguments, done, convention, spec)
