@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -14,13 +13,14 @@ import numpy.typing as npt
 
 from .. import __version__
 from .bundle import Bundle
-from .decoder import Committed, Decoding
-from .denoise import denoise_patches
+from .clock import Clock
+from .decoder import Decoding
+from .denoise import denoise_others, denoise_patches
 from .encoder import encode_blocks, pictures_together
 from .engines import Engine, EngineOptions, find_engine
 from .errors import UsageError
-from .events import Denoising, Event, Finished, Progress, Started
-from .generated import Generated
+from .events import Denoising, Event, Failed, Finished, Started, not_finite
+from .generated import Generated, finished
 from .guidance import Guidance, GuideWhat
 from .images import patchify, to_uint8, unpatchify
 from .labels import Label, resolve_labels
@@ -41,8 +41,6 @@ from .spec import FlowSpec
 Floats = npt.NDArray[np.float32]
 LabelLike = Label | Sequence[Label]
 LatentInput = Literal["noise", "z"]
-
-EVENT_INTERVAL = 0.05  # seconds between two Progress events of one block
 
 
 class Flow:
@@ -135,6 +133,9 @@ class Flow:
 
         Returns:
             The pictures with the recipe that makes them again.
+
+        Raises:
+            NonFiniteError: pictures hold NaN or infinity; ``made`` of the error has the others.
         """
         for event in self.events(
             seed=seed,
@@ -147,7 +148,7 @@ class Flow:
             denoise=denoise,
         ):
             if isinstance(event, Finished):
-                return event.result
+                return event.complete()
         raise AssertionError("events() ends with Finished")
 
     def events(
@@ -164,7 +165,8 @@ class Flow:
     ) -> Generator[Event, None, None]:
         """The same as generate(), told as it goes: Started, Progress..., Denoising, Finished.
 
-        Close the iterator (or stop asking it) to cancel between two engine calls.
+        Close the iterator (or stop asking it) to cancel between two engine calls. Where pictures
+        became NaN, Finished has the others and names them as ``failed``; if all did, it raises.
         """
         seeds = _seeds(seed, num_images, label)
         labels = resolve_labels(label, self.spec, len(seeds))
@@ -189,18 +191,28 @@ class Flow:
 
         Args:
             latents: standard normal noise, or the prior's own z with ``input="z"``.
+
+        Raises:
+            NonFiniteError: as generate(); ``made`` of the error has NaN where a picture failed.
         """
+        if denoise:
+            self._check_denoise()
         latent = self._check_latents(latents)
         if input not in ("noise", "z"):
             raise UsageError(f"input {input!r} is neither 'noise' nor 'z'")
         labels = resolve_labels(label, self.spec, len(latent))
         guide = Guidance(guidance, guide_what, annealed, attn_temp)
         z = self._scale(latent) if input == "noise" else latent
-        decoding = Decoding(self._model, z, labels, guide, self.plan)
+        decoding = Decoding(self._model, z, labels, guide, self.plan, keep_going=True)
         for _ in decoding.run():
             pass
-        images = unpatchify(decoding.state, self.spec.image)
-        return self.denoise(images, label=list(labels)) if denoise else images
+        images = self._images(decoding, labels, denoise)
+        if found := decoding.failed:
+            images[list(found)] = np.nan
+            failed = [Failed(i, i, reason) for i, reason in sorted(found.items())]
+            made = images if len(failed) < len(images) else None
+            raise not_finite(failed, len(images), made, "latent")
+        return images
 
     # -- pictures to latents -----------------------------------------------------------------------
 
@@ -320,21 +332,27 @@ class Flow:
     ) -> Generator[Event, None, None]:
         if denoise:
             self._check_denoise()
-        clock = _Clock(self.spec, len(z))
+        clock = Clock(self.spec, len(z))
         yield Started(len(z), len(self.spec.ar_blocks), self.spec.image.num_patches)
-        decoding = Decoding(self._model, z, labels, guidance, self.plan)
+        decoding = Decoding(self._model, z, labels, guidance, self.plan, keep_going=True)
 
         def preview() -> npt.NDArray[np.uint8]:
-            return to_uint8(unpatchify(decoding.preview(), self.spec.image))
+            return to_uint8(np.nan_to_num(unpatchify(decoding.preview(), self.spec.image)))
 
         for committed in decoding.run():
             if clock.is_due(committed):
                 yield clock.progress(committed, preview)
-        images = unpatchify(decoding.state, self.spec.image)
         if denoise:
             yield Denoising(clock.seconds)
-            images = self.denoise(images, label=list(labels))
-        yield Finished(Generated(images, noise, recipe), clock.seconds)
+        images = self._images(decoding, labels, denoise)
+        yield finished(images, noise, recipe, decoding.failed, clock.seconds)
+
+    def _images(self, decoding: Decoding, labels: Labels, denoise: bool) -> Floats:
+        """[N, C, H, W] of a decoding that has ended."""
+        patches = decoding.state
+        if denoise and (std := self.spec.training_noise.std) is not None:
+            patches = denoise_others(self._model, patches, labels, std, decoding.failed)
+        return unpatchify(patches, self.spec.image)
 
     def _encode(self, patches: Floats, labels: Labels) -> tuple[Floats, npt.NDArray[np.float64]]:
         logdet = np.zeros(len(patches))
@@ -392,34 +410,6 @@ def _check_blocks(plan: Plan, spec: FlowSpec) -> None:
             f"the plan names {', '.join(unknown[:4])}, but the bundle has {', '.join(there)}: "
             "it was made for another one"
         )
-
-
-class _Clock:
-    """When to tell, and how long it will take: time so far over patches so far."""
-
-    def __init__(self, spec: FlowSpec, num_images: int) -> None:
-        self._start = self._last = time.monotonic()
-        self._blocks, self._patches = len(spec.ar_blocks), spec.image.num_patches
-        self._images = num_images
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def is_due(self, committed: Committed) -> bool:
-        now = time.monotonic()
-        if now - self._last < EVENT_INTERVAL and committed.patches < self._patches:
-            return False
-        self._last = now
-        return True
-
-    def progress(self, at: Committed, preview: object) -> Progress:
-        done = at.number * self._images + at.first + at.together * at.patches / self._patches
-        fraction = done / (self._blocks * self._images)
-        seconds = self.seconds
-        left = seconds * (1 - fraction) / fraction
-        assert callable(preview)
-        return Progress(at.block.name, at.number, at.patches, fraction, seconds, left, preview)
 
 
 def draw_noise(seeds: Sequence[int], spec: FlowSpec) -> Floats:

@@ -23,6 +23,7 @@ PathLike = str | os.PathLike[str]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # pillow's decoders that a file may reach
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_LATENTS = 100_000  # of a .npz: as many as one command makes pictures
 _SUFFIXES = (*PICTURE_SUFFIXES, ".npy")
 
 
@@ -91,14 +92,15 @@ def read_labelled(
     return np.concatenate(found), None
 
 
-def read_latents(path: PathLike, spec: FlowSpec) -> Floats:
-    """Latents or noise from a ``.npy`` of float32 or float64 [N, T, D].
+def read_latents(path: PathLike, spec: FlowSpec, name: str = "noise") -> Floats:
+    """Latents or noise from a ``.npy`` of float32 or float64 [N, T, D], or a ``.npz``'s ``name``.
 
     Raises:
         UsageError: another shape or type, not finite, or not a ``.npy``.
     """
     T, D = spec.image.num_patches, spec.image.patch_dim
-    array = _map_npy(Path(path))
+    is_npz = Path(path).suffix.lower() == ".npz"
+    array = _read_member(Path(path), name, (T, D)) if is_npz else _map_npy(Path(path))
     if array.ndim != 3 or array.shape[1:] != (T, D):
         raise UsageError(f"{path} has the shape {_show(array.shape)}, expected [N, {T}, {D}]")
     if array.dtype.kind != "f":
@@ -231,6 +233,8 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
     pictures = _to_images(path, images, spec)
     if labels is None:
         return pictures, None
+    if labels.dtype.kind == "i" and (labels == -1).all():  # as generate writes pictures of no class
+        return pictures, None
     if labels.shape != (len(pictures),) or labels.dtype.kind not in "iu":
         raise UsageError(
             f"{path}: labels are {labels.dtype} {_show(labels.shape)}, "
@@ -239,8 +243,24 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
     return pictures, tuple(int(label) for label in labels)
 
 
-def _read_rows(file: IO[bytes], limit: int) -> npt.NDArray[Any]:
-    """The first rows of a .npy stream; the others are never unpacked."""
+def _read_member(path: Path, name: str, row: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                raise UsageError(f"{path} has no array {name!r}")
+            with archive.open(f"{name}.npy") as file:
+                found = _read_rows(file, MAX_LATENTS + 1, row)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path} cannot be read as .npz: {error}") from error
+    if len(found) > MAX_LATENTS:
+        raise UsageError(f"{path} holds more than {MAX_LATENTS:,} latents")
+    return found
+
+
+def _read_rows(file: IO[bytes], limit: int, row: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
+    """The first rows of a .npy stream, each of the shape ``row``; the others are never unpacked."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"format version {version}")
@@ -248,6 +268,8 @@ def _read_rows(file: IO[bytes], limit: int) -> npt.NDArray[Any]:
     shape, fortran_order, dtype = first[version[0] - 1](file)
     if fortran_order or dtype.hasobject or not shape:
         raise ValueError("objects, scalars and Fortran order are not read")
+    if row is not None and shape[1:] != row:
+        raise ValueError(f"the shape is {_show(shape)}, expected [N, {_show(row)[1:]}")
     rows = min(limit, shape[0])
     count = rows * prod(shape[1:])
     data = file.read(count * dtype.itemsize)
