@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..errors import UsageError
 from .options import (
     add_bundle,
     add_engine,
     add_label,
     add_report,
+    is_given,
     open_flow,
     print_json,
     read_all,
@@ -41,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.noise == "none" and is_given(arguments, "noise_seed"):
+        raise UsageError("--noise-seed changes nothing without --noise train")
     with open_flow(arguments) as flow:
         warn_if_label_is_idle(arguments, flow.spec)
         names, images = read_all(arguments.images, flow.spec.image)
