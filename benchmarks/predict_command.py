@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle import Bundle
-from ..runtime.commands.options import print_json, thread_count
+from ..runtime.commands.options import is_given, print_json, thread_count
 from ..runtime.errors import MissingExtraError, UsageError
 from ..runtime.manifest import Manifest
 from ..runtime.plan import PLAN, PlanFile, Profile
@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_this_device(arguments)
     if arguments.published:
         raise UsageError("--published goes with --this-device")
+    if is_given(arguments, "threads"):
+        raise UsageError("--threads goes with --this-device")
     precisions = [word.strip() for word in arguments.precision.split(",")]
     speeds = _speeds(arguments)
     manifest, profile = _model(arguments)
@@ -172,6 +174,8 @@ def _run_this_device(arguments: argparse.Namespace) -> int:
         raise UsageError("--this-device measures a bundle: leave out --model (see --published)")
     if arguments.device or arguments.gbps or arguments.tflops:
         raise UsageError("--this-device measures its own rates: leave out --device and rates")
+    if is_given(arguments, "precision"):
+        raise UsageError("--this-device measures float32: leave out --precision")
     found: list[tuple[Speed, list[Validation]]] = []
     with Bundle.open(arguments.bundle) as bundle:
         _check_patches(bundle.manifest)
