@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle import Bundle
-from ..runtime.commands.options import print_json, thread_count
+from ..runtime.commands.options import is_given, print_json, thread_count
 from ..runtime.errors import MissingExtraError, UsageError
 from ..runtime.manifest import Manifest
 from ..runtime.plan import PLAN, PlanFile, Profile
@@ -84,9 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_this_device(arguments)
     if arguments.published:
         raise UsageError("--published goes with --this-device")
+    if is_given(arguments, "threads"):
+        raise UsageError("--threads goes with --this-device")
     overview = not arguments.device
     usual = OVERVIEW if overview else ",".join(PRECISIONS)
-    precisions = (arguments.precision or usual).split(",")
+    precisions = [word.strip() for word in (arguments.precision or usual).split(",")]
     devices = _devices(arguments)
     speeds = _speeds(arguments, devices)
     manifest, profile = _model(arguments)
@@ -234,6 +236,8 @@ def _run_this_device(arguments: argparse.Namespace) -> int:
         raise UsageError("--this-device measures a bundle: leave out --model (see --published)")
     if arguments.device or arguments.gbps or arguments.tflops:
         raise UsageError("--this-device measures its own rates: leave out --device and rates")
+    if is_given(arguments, "precision"):
+        raise UsageError("--this-device measures float32: leave out --precision")
     found: list[tuple[Speed, list[Validation]]] = []
     with Bundle.open(arguments.bundle) as bundle:
         _check_patches(bundle.manifest)

@@ -12,6 +12,7 @@ from ..runtime.atomic import check_file
 from ..runtime.commands.inspect import FP16_NOTE, quality_table
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError, UsageError
+from ..runtime.outputs import check_suffix
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
 
@@ -149,6 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress = ProgressLine(not arguments.quiet)
     if arguments.plot:
         check_file(arguments.plot)
+        check_suffix(arguments.plot, (".svg",), "--plot")
     report = run_export(arguments.checkpoint, output, request, progress)
     manifest = report.manifest
     size = sum(entry.bytes for entry in manifest.files.values())

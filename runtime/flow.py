@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from .. import __version__
 from .bundle import EMBEDDED_NAME, Bundle
+from .clock import Clock
 from .decoder import Decoding
-from .denoise import denoise_patches
+from .denoise import denoise_others, denoise_patches
 from .encoder import encode_blocks, pictures_together
 from .engines import Engine, EngineOptions, find_engine
 from .errors import BundleError, UsageError
-from .events import Clock, Denoising, Event, Finished, Started
-from .generated import Generated
+from .events import Denoising, Event, Failed, Finished, Started, not_finite
+from .generated import Generated, finished
 from .guidance import Guidance, GuideWhat
 from .images import patchify, to_uint8, unpatchify
 from .labels import Label, resolve_labels
@@ -32,8 +33,9 @@ from .likelihood import (
 )
 from .model import Labels, Model, to_block_order
 from .normal import normals
+from .opening import check_blocks, choose_precision, default_plan
 from .pictures import to_images, to_latents
-from .plan import PLAN, Plan, PlanFile
+from .plan import Plan
 from .recipe import MAX_PICTURES, PHILOX_NOISE, Recipe
 from .saved_plans import load_saved_plan
 from .spec import FlowSpec
@@ -104,7 +106,7 @@ class Flow:
                 options = replace(options, threads=saved.threads, spinning=saved.spinning)
             running = factory(opened, options)
             if isinstance(plan, Plan):
-                _check_blocks(plan, opened.spec)
+                check_blocks(plan, opened.spec)
             else:
                 plan = saved.plan if saved else default_plan(opened, engine, chosen)
         except BaseException:
@@ -155,6 +157,9 @@ class Flow:
 
         Returns:
             The pictures with the recipe that makes them again.
+
+        Raises:
+            NonFiniteError: pictures hold NaN or infinity; ``made`` of the error has the others.
         """
         for event in self.events(
             seed=seed,
@@ -167,7 +172,7 @@ class Flow:
             denoise=denoise,
         ):
             if isinstance(event, Finished):
-                return event.result
+                return event.complete()
         raise AssertionError("events() ends with Finished")
 
     def events(
@@ -184,7 +189,8 @@ class Flow:
     ) -> Generator[Event, None, None]:
         """The same as generate(), told as it goes: Started, Progress..., Denoising, Finished.
 
-        Close the iterator (or stop asking it) to cancel between two engine calls.
+        Close the iterator (or stop asking it) to cancel between two engine calls. Where pictures
+        became NaN, Finished has the others and names them as ``failed``; if all did, it raises.
         """
         listed = several(label, "label")  # once: it may be an iterator
         seeds = _seeds(seed, num_images, 1 if listed is None else len(listed))
@@ -210,6 +216,9 @@ class Flow:
 
         Args:
             latents: standard normal noise, or the prior's own z with ``input="z"``.
+
+        Raises:
+            NonFiniteError: as generate(); ``made`` of the error has NaN where a picture failed.
         """
         latent = to_latents("the array of latents", latents, self.spec)
         kind = word(input, INPUTS, "input")
@@ -218,11 +227,16 @@ class Flow:
         if denoise := flag(denoise, "denoise"):
             self._check_denoise()
         z = self._scale(latent) if kind == "noise" else latent
-        decoding = Decoding(self._model, z, labels, guide, self.plan)
+        decoding = Decoding(self._model, z, labels, guide, self.plan, keep_going=True)
         for _ in decoding.run():
             pass
-        images = unpatchify(decoding.state, self.spec.image)
-        return self._denoise(images, labels) if denoise else images
+        images = self._images(decoding, labels, denoise)
+        if found := decoding.failed:
+            images[list(found)] = np.nan
+            failed = [Failed(i, i, reason) for i, reason in sorted(found.items())]
+            made = images if len(failed) < len(images) else None
+            raise not_finite(failed, len(images), made, "latent")
+        return images
 
     # -- pictures to latents -----------------------------------------------------------------------
 
@@ -236,7 +250,7 @@ class Flow:
         Args:
             images: floats in [-1, 1] or uint8 levels, in the layouts that ``.npy`` files may have.
         """
-        pictures = self._images(images)
+        pictures = self._pictures(images)
         return self._encode(pictures, resolve_labels(label, self.spec, len(pictures)))
 
     def log_likelihood(
@@ -255,7 +269,7 @@ class Flow:
                 ``noise_seed + i``), ``none`` scores the images as they are.
         """
         choice = word(noise, NOISES, "noise")
-        pictures = self._images(images)
+        pictures = self._pictures(images)
         labels = resolve_labels(label, self.spec, len(pictures))
         seed = check_seed(noise_seed, "noise_seed", len(pictures))
         training = self.spec.training_noise
@@ -276,7 +290,7 @@ class Flow:
             EngineError: the bundle has no denoising graphs for this engine and precision.
         """
         self._check_denoise()
-        pictures = self._images(images)
+        pictures = self._pictures(images)
         return self._denoise(pictures, resolve_labels(label, self.spec, len(pictures)))
 
     # -- recipes -----------------------------------------------------------------------------------
@@ -340,19 +354,25 @@ class Flow:
             self._check_denoise()
         clock = Clock(self.spec, len(z))
         yield Started(len(z), len(self.spec.ar_blocks), self.spec.image.num_patches)
-        decoding = Decoding(self._model, z, labels, guidance, self.plan)
+        decoding = Decoding(self._model, z, labels, guidance, self.plan, keep_going=True)
 
         def preview() -> npt.NDArray[np.uint8]:
-            return to_uint8(unpatchify(decoding.preview(), self.spec.image))
+            return to_uint8(np.nan_to_num(unpatchify(decoding.preview(), self.spec.image)))
 
         for committed in decoding.run():
             if clock.is_due(committed):
                 yield clock.progress(committed, preview)
-        images = unpatchify(decoding.state, self.spec.image)
         if denoise:
             yield Denoising(clock.seconds)
-            images = self._denoise(images, labels)
-        yield Finished(Generated(images, noise, recipe), clock.seconds)
+        images = self._images(decoding, labels, denoise)
+        yield finished(images, noise, recipe, decoding.failed, clock.seconds)
+
+    def _images(self, decoding: Decoding, labels: Labels, denoise: bool) -> Floats:
+        """[N, C, H, W] of a decoding that has ended."""
+        patches = decoding.state
+        if denoise and (std := self.spec.training_noise.std) is not None:
+            patches = denoise_others(self._model, patches, labels, std, decoding.failed)
+        return unpatchify(patches, self.spec.image)
 
     def _encode(self, pictures: Floats, labels: Labels) -> tuple[Floats, npt.NDArray[np.float64]]:
         found = [
@@ -396,7 +416,7 @@ class Flow:
                 "Gaussian noise of a known std (flowship export --noise-std)"
             )
 
-    def _images(self, images: npt.ArrayLike) -> Floats:
+    def _pictures(self, images: npt.ArrayLike) -> Floats:
         return to_images("the array of images", images, self.spec.image)
 
     def close(self) -> None:
@@ -414,22 +434,6 @@ class Flow:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def default_plan(bundle: Bundle, engine: str, precision: str) -> Plan:
-    """The bundle's own plan, its tolerance not below the rounding of this engine and precision."""
-    file = PlanFile.loads(bundle.path(PLAN).read_text("utf-8"))
-    return replace(file.plan, tolerance=file.tolerance(made_for(engine), precision))
-
-
-def _check_blocks(plan: Plan, spec: FlowSpec) -> None:
-    there = [block.name for block in spec.ar_blocks]
-    named = {**plan.windows, **plan.guided_windows, **plan.min_committed}
-    if unknown := [name[:40] for name in named if name not in there]:
-        raise UsageError(
-            f"the plan names {', '.join(unknown[:4])}, but the bundle has {', '.join(there)}: "
-            "it was made for another one"
-        )
 
 
 def draw_noise(seeds: SeedLike, spec: FlowSpec) -> Floats:
@@ -471,25 +475,3 @@ def _open_again(kind: type[Flow], sha256: str, given: dict[str, Any]) -> Flow:
         flow.close()
         raise BundleError(f"{given['bundle']} is not the bundle any more that the Flow was made of")
     return flow
-
-
-def made_for(engine: str) -> str:
-    """The engine whose artifacts it runs: the interpreter runs Core ML's."""
-    return "coreml" if engine == "coreml-interpreter" else engine
-
-
-def choose_precision(bundle: Bundle, engine: str, precision: str | None) -> str:
-    there = bundle.manifest.precisions.get(made_for(engine), ())
-    if not there:
-        raise UsageError(
-            f"the bundle {bundle.manifest.name} has nothing for the engine {engine}: it has "
-            f"{', '.join(bundle.manifest.precisions)}"
-        )
-    if precision is None:
-        return there[0]
-    if precision not in there:
-        raise UsageError(
-            f"the bundle {bundle.manifest.name} has no precision {precision!r} for {engine}: "
-            f"choose from {', '.join(there)}"
-        )
-    return precision

@@ -19,6 +19,7 @@ from .picture_files import FORMATS, PathLike, decode_picture, find_files
 from .prepare import Prepared
 from .spec import FlowSpec, ImageSpec
 
+MAX_LATENTS = 100_000  # of a .npz: as many as one command makes pictures
 _CHUNK_VALUES = 1 << 22  # of an array in a file, looked through in parts
 
 
@@ -100,13 +101,16 @@ def read_labelled(
     return np.concatenate(found), None
 
 
-def read_latents(path: PathLike, spec: FlowSpec) -> Floats:
-    """Latents or noise from a ``.npy`` of float32 or float64 [N, T, D].
+def read_latents(path: PathLike, spec: FlowSpec, name: str = "noise") -> Floats:
+    """Latents or noise from a ``.npy`` of float32 or float64 [N, T, D], or a ``.npz``'s ``name``.
 
     Raises:
         UsageError: another shape or type, not finite, or not a ``.npy``.
     """
-    return to_latents(str(path), map_npy(Path(path)), spec)
+    is_npz = Path(path).suffix.lower() == ".npz"
+    shape = spec.latents[0].shape
+    array = _read_member(Path(path), name, shape) if is_npz else map_npy(Path(path))
+    return to_latents(str(path), array, spec)
 
 
 def to_latents(name: str, given: npt.ArrayLike, spec: FlowSpec) -> Floats:
@@ -279,6 +283,8 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
     pictures = to_images(str(path), images, spec)
     if labels is None:
         return pictures, None
+    if labels.dtype.kind == "i" and (labels == -1).all():  # as generate writes pictures of no class
+        return pictures, None
     if labels.shape != (len(pictures),) or labels.dtype.kind not in "iu":
         raise UsageError(
             f"{path}: labels are {labels.dtype} {_show(labels.shape)}, "
@@ -287,8 +293,24 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
     return pictures, tuple(int(label) for label in labels)
 
 
-def _read_rows(file: IO[bytes], limit: int) -> npt.NDArray[Any]:
-    """The first rows of a .npy stream; the others are never unpacked."""
+def _read_member(path: Path, name: str, row: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                raise UsageError(f"{path} has no array {name!r}")
+            with archive.open(f"{name}.npy") as file:
+                found = _read_rows(file, MAX_LATENTS + 1, row)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path} cannot be read as .npz: {error}") from error
+    if len(found) > MAX_LATENTS:
+        raise UsageError(f"{path} holds more than {MAX_LATENTS:,} latents")
+    return found
+
+
+def _read_rows(file: IO[bytes], limit: int, row: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
+    """The first rows of a .npy stream, each of the shape ``row``; the others are never unpacked."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"format version {version}")
@@ -296,6 +318,8 @@ def _read_rows(file: IO[bytes], limit: int) -> npt.NDArray[Any]:
     shape, fortran_order, dtype = first[version[0] - 1](file)
     if fortran_order or dtype.hasobject or not shape:
         raise ValueError("objects, scalars and Fortran order are not read")
+    if row is not None and shape[1:] != row:
+        raise ValueError(f"the shape is {_show(shape)}, expected [N, {_show(row)[1:]}")
     rows = min(limit, shape[0])
     count = rows * prod(shape[1:])
     data = file.read(count * dtype.itemsize)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import UsageError
 from ..flow import Flow
 from ..images import Floats
 from ..likelihood import MEANING, describe_convention
@@ -20,6 +21,7 @@ from .options import (
     add_engine,
     add_label,
     add_report,
+    is_given,
     open_flow,
     print_json,
     warn_if_label_is_idle,
@@ -57,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.noise == "none" and is_given(arguments, "noise_seed"):
+        raise UsageError("--noise-seed changes nothing without --noise train")
     done = Done[_Score](arguments.command)
     with open_flow(arguments) as flow:
         warn_if_label_is_idle(arguments, flow.spec)
