@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..runtime.commands.options import print_json_text
+from ..runtime.commands.options import print_json_text, refuse_together
 from ..runtime.engines.base import MAX_THREADS
 from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
@@ -188,7 +188,7 @@ def run(arguments: argparse.Namespace) -> int:
     print_json_text(text) if "json" in arguments.format else print(text, end="")
     for path in arguments.output:
         writer: Callable[[Path, list[Row]], None] = (
-            write_report if path.suffix == ".html" else write_rows
+            write_report if path.suffix.lower() == ".html" else write_rows
         )
         writer(path, rows)
     return _status(rows)
@@ -238,6 +238,7 @@ def _subject(arguments: argparse.Namespace) -> Subject:
 
 
 def _effort(arguments: argparse.Namespace) -> Effort:
+    refuse_together(arguments, "repeats", "min_repeats", "max_repeats", "max_seconds")
     if arguments.repeats is not None:
         low = high = arguments.repeats
         seconds = float("inf")

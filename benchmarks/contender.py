@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.engines import ARStage, Engine, EngineOptions, VJPStage, find_engine
-from ..runtime.flow import Flow, default_plan, draw_noise
+from ..runtime.flow import Flow, draw_noise
 from ..runtime.guidance import Guidance
 from ..runtime.images import unpatchify
 from ..runtime.model import Model, check_finite, to_block_order
+from ..runtime.opening import default_plan
 from ..runtime.plan import Plan
 from ..runtime.sampler import invert_sequential, invert_windowed
 from ..runtime.saved_plans import load_saved_plan

@@ -199,10 +199,10 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         UsageError: another suffix.
     """
     check_suffix(path)
-    if path.suffix in SQLITE_SUFFIXES:
+    if path.suffix.lower() in SQLITE_SUFFIXES:
         _append_sqlite(path, rows)
         return
-    kind = SUFFIXES[path.suffix]
+    kind = SUFFIXES[path.suffix.lower()]
     before = path.read_text("utf-8") if kind == "jsonl" and path.is_file() else ""
     if before and not before.endswith("\n"):
         before += "\n"  # the last line of whoever wrote it is not the beginning of ours
@@ -212,7 +212,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def check_suffix(path: Path) -> None:
     """UsageError unless write_rows() knows the suffix."""
-    if path.suffix not in SUFFIXES and path.suffix not in SQLITE_SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES and path.suffix.lower() not in SQLITE_SUFFIXES:
         known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES])
         raise UsageError(f"{path}: no format is called {path.suffix!r}: name a file with {known}")
 
@@ -277,13 +277,13 @@ def read_rows(path: Path) -> list[Row]:
         UsageError: not such a file; the message says what is wrong where.
     """
     check_readable(path)
-    if path.suffix in SQLITE_SUFFIXES:
+    if path.suffix.lower() in SQLITE_SUFFIXES:
         return _parse(_read_sqlite(path), str(path))
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not text in UTF-8: {error}") from error
-    return loads(text, path.suffix.removeprefix("."), str(path))
+    return loads(text, path.suffix.lower().removeprefix("."), str(path))
 
 
 def loads(text: str, kind: str, what: str) -> list[Row]:

@@ -13,10 +13,10 @@ from .. import __version__
 from ..runtime.bundle import Bundle
 from ..runtime.errors import FlowshipError, MissingExtraError, UsageError
 from ..runtime.extras import is_installed
-from ..runtime.flow import made_for
 from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
 from ..runtime.manifest import Quality
+from ..runtime.opening import made_for
 from .ahead import Ahead
 from .cold_start import cold_start
 from .conditions import Watch, describe

@@ -11,8 +11,8 @@ from typing import Any
 
 from .. import __version__
 from ..runtime.errors import MissingExtraError, UsageError
-from ..runtime.flow import made_for
 from ..runtime.manifest import Golden, Manifest, Source
+from ..runtime.opening import made_for
 from ..runtime.progress import ProgressLine
 
 PREFIX = "tarflow-"

@@ -13,6 +13,7 @@ from ..runtime.commands.inspect import FP16_NOTE, quality_table
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError, UsageError
 from ..runtime.extras import need
+from ..runtime.outputs import check_suffix
 from ..runtime.progress import ProgressLine
 from ..runtime.readable import check_readable
 from ..runtime.table import format_bytes, format_table
@@ -162,6 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress = ProgressLine(not arguments.quiet)
     if arguments.plot:
         check_file(arguments.plot)
+        check_suffix(arguments.plot, (".svg",), "--plot")
     report = run_export(arguments.checkpoint, output, request, progress)
     manifest = report.manifest
     size = sum(entry.bytes for entry in manifest.files.values())

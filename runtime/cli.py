@@ -45,12 +45,23 @@ COMMANDS = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Misuse is one line on stderr and exit status 2."""
+class _Store(argparse._StoreAction):
+    """Also notes that the option was given: a default may have the same value."""
 
-    def __init__(self, *rest: Any, **named: Any) -> None:
-        super().__init__(*rest, **named)
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        super().__call__(parser, namespace, values, option)
+        namespace.given = {*getattr(namespace, "given", ()), self.dest}
+
+
+class Parser(argparse.ArgumentParser):
+    """Misuse is one line on stderr and exit status 2; ``given`` are the options with a value."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("action", None, _Store)
+        self.register("action", "store", _Store)
         self.register("type", Path, _path)  # of every option that has ``type=Path``
+        self.set_defaults(given=frozenset())
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

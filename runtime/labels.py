@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from operator import index
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
+
+import numpy.typing as npt
 
 from .errors import UsageError
 from .spec import FlowSpec
+from .values import as_index, plain, several, show
 
 Label = str | SupportsIndex | None
 
@@ -17,7 +19,7 @@ NO_LABEL = "none"  # what asks for an unconditional picture of a conditional mod
 
 
 def resolve_labels(
-    labels: Label | Sequence[Label], spec: FlowSpec, count: int
+    labels: Label | Sequence[Label] | npt.NDArray[Any], spec: FlowSpec, count: int
 ) -> tuple[int | None, ...]:
     """The class number of each of ``count`` pictures, None without a class.
 
@@ -38,14 +40,16 @@ def resolve_labels(
     return tuple(found * count if len(found) == 1 else found)
 
 
-def _split(labels: Label | Sequence[Label], spec: FlowSpec) -> list[Label]:
+def _split(labels: Label | Sequence[Label] | npt.NDArray[Any], spec: FlowSpec) -> list[Label]:
     if isinstance(labels, str):
         whole = _find_name(labels, spec)  # a name may hold commas
         return [labels] if whole else list(labels.split(","))
-    return list(labels) if isinstance(labels, Sequence) else [labels]
+    listed = several(labels, "label")
+    return [labels] if listed is None else listed  # type: ignore[list-item]
 
 
-def _resolve(label: Label, spec: FlowSpec) -> int | None:
+def _resolve(given: Label, spec: FlowSpec) -> int | None:
+    label: Label = plain(given)
     if label is None or (isinstance(label, str) and _is_none(label, spec)):
         return None
     if not isinstance(label, str):
@@ -61,12 +65,10 @@ def _is_none(text: str, spec: FlowSpec) -> bool:
 
 
 def _to_int(label: SupportsIndex) -> int:
-    try:
-        if not isinstance(label, bool):
-            return index(label)
-    except TypeError:
-        pass
-    raise UsageError(f"the label {label!r} is neither a class name nor a whole number")
+    number = as_index(label)
+    if number is None:
+        raise UsageError(f"the label {show(label)} is neither a class name nor a whole number")
+    return number
 
 
 def _check_number(number: int, spec: FlowSpec) -> int | None:

@@ -20,11 +20,12 @@ from .engines import EngineOptions, find_engine
 from .engines.base import Engine
 from .errors import BundleError, EngineError, MissingExtraError, NonFiniteError
 from .extras import is_installed
-from .flow import Flow, default_plan, draw_noise, made_for
+from .flow import Flow, draw_noise
 from .golden_steps import STEPS_LIMIT, golden_steps_errors, read_golden_steps
 from .images import max_abs_error, psnr_db, to_uint8
 from .model import Model
 from .normal import normals
+from .opening import default_plan, made_for
 from .spot_check import sample_prefixes
 
 Floats = npt.NDArray[np.float32]

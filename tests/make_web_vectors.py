@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from flowship.runtime.normal import normals, normals_from_words
 from flowship.runtime.plan import PLAN as PLAN_FILE
 from flowship.runtime.plan import Plan, PlanFile
 from flowship.runtime.prepare import prepare
-from flowship.runtime.recipe import Recipe
+from flowship.runtime.recipe import Between, Recipe
 
 VECTORS = Path(__file__).parent / "web_vectors" / "vectors.json"
 SEED = 0x0123456789ABCDEF
@@ -67,6 +68,14 @@ def _recipe() -> Recipe:
         "0.1.0", "näme", "a" * 64, "onnx", "onnxruntime 1.32.0", "cpu", "fp32", PLAN.sha256,
         (2**64 - 1, 3, 4), (None, 7, 0), guidance=1.5, columns=2, plan=PLAN,
     )  # fmt: skip
+
+
+def _between() -> Recipe:
+    """Three of the four pictures on the way between two seeds."""
+    way = Between(4, (3, 2**64 - 1))
+    return replace(
+        _recipe(), seeds=(0, 1, 2), noise="c" * 64, recipe_version=2, between=way, columns=4
+    )
 
 
 def _keys(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -159,6 +168,7 @@ def make() -> dict[str, Any]:
                     for s, n, start, domain in STREAMS],
         "plan_sha256": PLAN.sha256,
         "recipe": recipe.dumps(),
+        "between": _between().dumps(),
         "description": recipe.description,
         "prepared": prepared,
         "scores": scores,

@@ -76,7 +76,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         list(read_images([], GREY))
     with pytest.raises(UsageError, match=r"the folder .* has no pictures"):
         list(read_images([tmp_path], GREY))
-    for name in ("x.png", "x.npy", "x.txt", "x"):
+    for name in ("x.png", "x.npy", "x.txt", "x.npz", "x"):
         with pytest.raises(UsageError, match=f"{name} does not exist"):
             list(read_images([tmp_path / name], GREY))
     (tmp_path / "x.txt").touch()

@@ -15,10 +15,11 @@ from ..atomic import atomic_file, check_file
 from ..bundle import Bundle
 from ..engines import EngineOptions, find_engine
 from ..errors import UsageError
-from ..flow import Flow, default_plan, made_for
+from ..flow import Flow
 from ..footprint import footprints
 from ..images import Bytes, Floats, grid, max_abs_error, psnr_db, to_uint8
 from ..manifest import Quality
+from ..opening import default_plan, made_for
 from ..pictures import read_labelled
 from ..prepare import MODES
 from ..progress import ProgressLine

@@ -15,7 +15,7 @@ from ..engines import ENGINE_NAMES
 from ..engines.base import MAX_THREADS
 from ..errors import UsageError
 from ..flow import Flow
-from ..guidance import GUIDE_WHAT
+from ..guidance import GUIDE_WHAT, Guidance
 from ..images import Floats
 from ..pictures import read_images
 from ..plan import Plan, PlanFile
@@ -143,8 +143,35 @@ def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def refuse_together(arguments: argparse.Namespace, option: str, *others: str) -> None:
+    """Refuse options of which one would be ignored beside ``option``; names are those of dest.
+
+    Raises:
+        UsageError: with what to leave out.
+    """
+    ignored = [name for name in others if is_given(arguments, name)]
+    if is_given(arguments, option) and ignored:
+        names = " and ".join(map(_dashed, ignored))
+        raise UsageError(f"{_dashed(option)} leaves nothing to {names}: give one of them")
+
+
+def is_given(arguments: argparse.Namespace, name: str) -> bool:
+    """Whether an option was written, be it with the value of its default."""
+    return name in getattr(arguments, "given", ()) or getattr(arguments, name) is True
+
+
+def _dashed(name: str) -> str:
+    return "-o" if name == "output" else "--" + name.replace("_", "-")
+
+
 def warn_if_guidance_is_idle(arguments: argparse.Namespace) -> None:
     """Both branches are the same network on the same input: say so instead of pretending."""
+    Guidance(*list(sampling(arguments).values())[:4])  # what is no number at all is an error
+    if arguments.guidance == 0:
+        names = ("guide_what", "annealed_guidance", "attn_temp")
+        if given := [_dashed(name) for name in names if is_given(arguments, name)]:
+            words = ", ".join(given)
+            say(f"note: {words} changes nothing without --guidance")
     if arguments.guidance > 0 and arguments.label is None and arguments.attn_temp == 1:
         say("note: guidance changes nothing without --label or an --attn-temp other than 1")
 

@@ -16,8 +16,9 @@ from ..engines.base import MAX_THREADS
 from ..engines.onnx import OnnxEngine
 from ..engines.onnx_packed import packed_folder
 from ..errors import UsageError
-from ..flow import choose_precision, made_for
 from ..model import Model
+from ..opening import choose_precision, made_for
+from ..outputs import check_suffix
 from ..plan import FLOOR_FACTOR, PLAN, PlanFile
 from ..plan_plot import plan_svg
 from ..plan_search import LONG_PICTURE, PlanSearch, Settings
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--pack-weights is for the engine onnx, not {arguments.engine}")
     if arguments.plot:
         check_file(arguments.plot)
+        check_suffix(arguments.plot, (".svg",), "--plot")
     threads = _thread_counts(arguments.threads)
     with Bundle.open(arguments.bundle) as bundle:
         if bundle.spec.image.num_patches == 1:
