@@ -292,6 +292,7 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
 
 
 def _read_member(path: Path, name: str, row: tuple[int, ...]) -> npt.NDArray[Any]:
+    check_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if f"{name}.npy" not in archive.namelist():

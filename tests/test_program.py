@@ -39,8 +39,8 @@ def begun(self, *rest, **named):
             said.append(event)
         yield event
 
-said, events = [], flow.Flow.events
-flow.Flow.events = begun
+said, events = [], flow.Flow._events
+flow.Flow._events = begun
 sys.exit(program.run())
 """
 # One whose command line takes until a line comes on stdin to be imported.
