@@ -65,8 +65,11 @@ class Baseline:
         version: such as ``torch 2.13.0``.
     """
 
-    def __init__(self, checkpoint: Path, threads: int = 1) -> None:
+    def __init__(self, checkpoint: Path, threads: int = 1, weights: str | None = None) -> None:
         """Read all weights.
+
+        Args:
+            weights: which model of a checkpoint that holds several.
 
         Raises:
             MissingExtraError: torch is not installed.
@@ -82,7 +85,7 @@ class Baseline:
         self._modules: Any = importlib.import_module(".baseline_network", __package__)
         # By name: benchmarks use the runtime alone, and this one option needs the importer.
         module = importlib.import_module(f"{__package__.rpartition('.')[0]}.export.checkpoint")
-        opened = module.Checkpoint.open(checkpoint)
+        opened = module.Checkpoint.open(checkpoint, weights=weights)
         self.spec: FlowSpec = opened.config.flow_spec()
         self.threads, self.version = threads, f"torch {self._torch.__version__}"
         self._scale: Floats = np.sqrt(opened.var())

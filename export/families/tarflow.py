@@ -29,6 +29,7 @@ from ...runtime.spec import (
     LatentSpec,
     TrainingNoise,
 )
+from ..checkpoint_files import without_suffix
 from ..lazy import LazyMapping
 from ..quantize.matrix import QuantizedMatrix
 
@@ -206,7 +207,7 @@ def checkpoint_name(dataset: str, config: TarFlowConfig) -> str:
 
 def _hints_from_name(file_name: str) -> _NameHints | None:
     """What ``checkpoint_name`` and any suffix say, or None for a name of another form."""
-    stem = re.sub(r"(\.(pth|pt|bin|ckpt|safetensors))+$", "", PurePath(file_name).name)
+    stem = without_suffix(PurePath(file_name).name)
     match = _NAME.fullmatch(stem)
     if not match:
         return None

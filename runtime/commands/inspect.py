@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from ..bundle import Bundle
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, UsageError
+from ..file_kinds import is_checkpoint
 from ..footprint import footprints
 from ..manifest import Manifest, Quality
 from ..spec import FlowSpec
@@ -18,7 +19,6 @@ from ..table import format_bytes, format_table
 from .options import print_json
 
 FP16_NOTE = "onnx fp16 is for GPUs and storage: on x86 CPUs it is slower than fp32"
-CHECKPOINT_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,18 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--in-channels", type=int, metavar="N", help="of an ambiguous checkpoint")
     parser.add_argument("--head-dim", type=int, metavar="N", help="of a checkpoint (64)")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="which of a checkpoint's models, such as ema"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if _is_checkpoint(arguments.path):
+    if arguments.path and is_checkpoint(Path(arguments.path)):
         return int(_import_export_inspect().run(arguments))
     with Bundle.open(arguments.path) as bundle:
+        _refuse_checkpoint_options(arguments)
         if arguments.json:
             print_json(describe(bundle))
         else:
             print(render(bundle))
     return 0
+
+
+def _refuse_checkpoint_options(arguments: argparse.Namespace) -> None:
+    for name in ("in_channels", "head_dim", "weights"):
+        if getattr(arguments, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for checkpoints, and {arguments.path} is a bundle")
 
 
 def _import_export_inspect() -> ModuleType:
@@ -50,11 +61,6 @@ def _import_export_inspect() -> ModuleType:
             raise
         what = "flowship inspect of a checkpoint"
         raise MissingExtraError(what, str(error.name), "export") from error
-
-
-def _is_checkpoint(path: str | None) -> bool:
-    place = Path(path or "")
-    return bool(path) and place.is_file() and place.suffix.lower() in CHECKPOINT_SUFFIXES
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
