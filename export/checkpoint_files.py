@@ -103,6 +103,8 @@ def _refuse_other(path: Path) -> None:
             f"{place}: this is {kind.words} already, expected the checkpoint that it comes from "
             f"(flowship inspect {place} names it)"
         )
+    if kind.kind == "part":
+        raise CheckpointError(f"{place}: expected a checkpoint, this is {kind.words}")
     raise CheckpointError(
         f"{place}: this is {kind.words}, neither a file of torch.save (.pth) nor .safetensors"
     )

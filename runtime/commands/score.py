@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..table import format_number
 from .options import (
     add_bundle,
     add_engine,
@@ -61,6 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     width = max(map(len, names))
     for name, bits in zip(names, found.bits_per_dim, strict=True):
-        print(f"{name:{width}}  {bits:.4f}")
-    print(f"{'mean':{width}}  {mean:.4f}\n{found.convention}")
+        print(f"{name:{width}}  {format_number(bits, '.4f')}")
+    print(f"{'mean':{width}}  {format_number(mean, '.4f')}\n{found.convention}")
     return 0
