@@ -3,7 +3,6 @@ give it its name."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -30,13 +29,11 @@ from ..runtime.manifest import (
     ArrayEntry,
     Artifact,
     FileEntry,
-    Golden,
     GoldenPicture,
     Manifest,
     Quality,
 )
 from ..runtime.model import Model
-from ..runtime.normal import normals
 from ..runtime.plan import PLAN, PlanFile
 from ..runtime.progress import ProgressLine
 from ..runtime.spec import ARBlock
@@ -50,7 +47,7 @@ from .mixture import Mixture, MixtureSearch, check_size, uniform_formats
 from .parity import SPOT_PATCHES, BlockError, check_block, refuse_if_bad
 from .peak import add_peak_memory
 from .profile import PROFILE_PRECISION, profiling_bundle
-from .quality import NUM_DATA, Judge, make_golden_pictures
+from .quality import NUM_DATA, Judge, golden_noise, make_golden_pictures
 from .quantize.block import Method
 from .quantize.block_quantizer import BlockQuantizer
 from .quantize.data import MAX_PICTURES, PictureSet, read_pictures
@@ -64,7 +61,6 @@ from .targets.onnx import HEAD_UNIT
 
 Floats = npt.NDArray[np.float32]
 
-GOLDEN_NOISE_SEED = 0x0123456789ABCDEF
 # Whole images are compared where torch makes one in a second; larger models get spot checks.
 # Multiplications of a picture: parameters times patches.
 FULL_CHECK_CALLS, FULL_CHECK_MULTIPLICATIONS = 4096, 8_000_000_000
@@ -117,6 +113,7 @@ def run_export(
     store = output.with_name(f"{output.name}.search.jsonl")
     with atomic_folder(output) as root:
         kept = find_kept(output, opened, jobs, request.replace)
+        kept.bring(root)
         if kept.note:
             progress.note(kept.note)
         report = _Export(opened, root, kept, jobs, request, progress, store).run()
@@ -164,7 +161,6 @@ class _Export:
         self._search()
         arrays = self._write_arrays()
         artifacts = self._fit_size(self._convert(self.jobs))
-        self.kept.bring(self.root)
         for engine, svg in self._frontiers().items():
             path = self.root / "quality" / f"frontier-{engine}.svg"
             path.parent.mkdir(exist_ok=True)
@@ -181,7 +177,7 @@ class _Export:
             files=dict(self._hash_files()),
             artifacts=self._with_kept(old.artifacts if old else (), artifacts),
             quality=(),
-            golden=self._golden_noise(),
+            golden=golden_noise(self.spec),
         )
         bundle = Bundle(self.root, manifest)
         errors = self._check_blocks(bundle)
@@ -352,11 +348,6 @@ class _Export:
     def _file_entry(self, relative: str) -> FileEntry:
         path = self.root / relative
         return FileEntry(path.stat().st_size, sha256_of(path))
-
-    def _golden_noise(self) -> Golden:
-        noise = normals(GOLDEN_NOISE_SEED, self.config.num_patches * self.config.patch_dim)
-        digest = hashlib.sha256(noise.astype("<f4").tobytes()).hexdigest()
-        return Golden(GOLDEN_NOISE_SEED, digest)
 
     # -- check -------------------------------------------------------------------------------------
 

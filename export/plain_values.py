@@ -8,6 +8,7 @@ Those that hold others become plain dictionaries and lists, since weights may be
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 _PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
@@ -60,6 +61,7 @@ def _empty_list(*arguments: Any) -> list[Any]:
     return []
 
 
+@cache
 def stand_ins() -> list[Any]:
     """For ``torch.serialization.safe_globals``, which goes by the names that they have."""
     found: list[Any] = [

@@ -45,10 +45,13 @@ def choose_weights(
     if not found:
         sniff_family(stored, file_name)  # raises, saying what it is instead
     prefix = _pick(file_name, found, wanted)
+    others = tuple(other for other in found if len(other) > len(prefix))
     names = {
         name[len(prefix) :]: stored[name]
         for name in stored
-        if name.startswith(prefix) and not is_counter(name, tensors[stored[name]])
+        if name.startswith(prefix)
+        and not name.startswith(others)
+        and not is_counter(name, tensors[stored[name]])
     }
     return ChosenWeights(found[prefix] if len(found) > 1 else None, names)
 
