@@ -100,7 +100,7 @@ def baseline_jobs(
             for algorithm in (REVERSE, GS_JACOBI):
                 row = replace(
                     template,
-                    model=checkpoint.stem,
+                    model=baseline.name,
                     engine=algorithm,
                     engine_version=baseline.version,
                     precision="fp32",

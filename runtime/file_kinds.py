@@ -84,6 +84,8 @@ def is_checkpoint(path: Path) -> bool:
 def other_than_bundle(path: Path) -> str | None:
     """What stands where a bundle belongs, and what to type; None for a bundle or the unknown."""
     kind = find_kind(path)
+    if kind is None and is_checkpoint(path):
+        return "this is no bundle; its name is that of a checkpoint, damaged or of another kind"
     if kind is None or kind.kind == "bundle":
         return None
     if kind.kind == "checkpoint":

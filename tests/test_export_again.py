@@ -18,10 +18,12 @@ from command_line import Terminal
 from conftest import CONDITIONAL, UNCONDITIONAL, Exporter, golden_model
 
 import flowship
+from flowship.benchmarks.against import check_same_weights
 from flowship.export import pipeline
 from flowship.export.kept import Kept
 from flowship.runtime import Bundle
 from flowship.runtime.commands.inspect import quality_table, quality_words
+from flowship.runtime.errors import UsageError
 from flowship.runtime.manifest import Manifest
 from flowship.runtime.table import format_interval, format_number
 
@@ -169,6 +171,10 @@ def test_one_of_several_models_counts(flowship: Terminal, tmp_path: Path) -> Non
     assert "say which with --weights, one of model, ema" in line
     flowship.ok("export", path, "--weights", "ema", "-o", "x", "-q")
     assert manifest(Path("x")).source.file == f"{TINY.name}, weights ema"
+    assert check_same_weights(path, [Path("x")]) == "ema"
+    flowship.ok("export", path, "--weights", "model", "-o", "y", "-q")
+    with pytest.raises(UsageError, match="only the same weights compare"):
+        check_same_weights(path, [Path("x"), Path("y")])
     assert manifest(Path("x")).name == UNCONDITIONAL
     assert "holds other weights" in flowship.refused(
         "export", path, "--weights", "model", "-o", "x"

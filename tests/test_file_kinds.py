@@ -152,6 +152,12 @@ def test_inspect_tells_checkpoints_by_content(flowship: Terminal, tmp_path: Path
     assert "--weights is for checkpoints, and embedded is a bundle" in line
 
 
+def test_half_a_checkpoint_is_no_bundle(flowship: Terminal) -> None:
+    Path("x.pth").write_bytes(GOOD.read_bytes()[:50_000])
+    assert "its name is that of a checkpoint" in flowship.refused("generate", "x.pth", status=1)
+    assert "truncated or damaged" in flowship.refused("inspect", "x.pth", status=1)
+
+
 def test_what_cannot_be_read_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"\x01\x02\x03")
     os.mkfifo(tmp_path / "pipe")
