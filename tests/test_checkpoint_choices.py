@@ -22,6 +22,7 @@ from conftest import UNCONDITIONAL, golden_model
 from safetensors.torch import save_file
 from test_checkpoint import State, prefixed, refusal, same_weights, save, state
 
+from flowship.export import checkpoint_files
 from flowship.export.checkpoint import Checkpoint
 from flowship.export.checkpoint_files import find_files
 from flowship.export.safetensors_file import SafetensorsFile
@@ -334,7 +335,7 @@ def test_indexes_that_are_no_json(
     index.write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="damaged"):
         find_files(index)
-    monkeypatch.setattr("flowship.export.checkpoint_files.MAX_INDEX_BYTES", 10)
+    monkeypatch.setattr(checkpoint_files, "MAX_INDEX_BYTES", 10)
     with pytest.raises(CheckpointError, match="not an index"):
         find_files(index)
 
