@@ -5,16 +5,18 @@ On a noisy machine a time means little; the ratio of two programs that take turn
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import UsageError
 from ..runtime.flow import draw_noise
 from ..runtime.guidance import Guidance
-from ..runtime.hashing import sha256_bytes, sha256_of
+from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
 from .baseline import Baseline
 from .contender import BundlePath, Floats, Subject
@@ -47,27 +49,45 @@ class BaselineContender:
         """The weights are shared."""
 
 
-def check_same_weights(checkpoint: Path, bundles: Sequence[BundlePath]) -> None:
+def check_same_weights(checkpoint: Path, bundles: Sequence[BundlePath]) -> str | None:
     """A ratio is of two programs with the same weights.
 
+    Returns:
+        which of the models in the checkpoint the bundles were exported from; None where it has one.
+
     Raises:
+        CheckpointError: there is no such checkpoint.
         UsageError: a bundle was not exported from this checkpoint.
     """
-    digest = sha256_of(checkpoint) if checkpoint.is_file() else None
+    # By name: benchmarks use the runtime alone. This module needs no torch.
+    files: Any = importlib.import_module(
+        f"{__package__.rpartition('.')[0]}.export.checkpoint_files"
+    )
+    digest: str = files.find_files(checkpoint).sha256()
+    taken: list[str | None] = []
     for path in bundles:
         with Bundle.open(path) as bundle:
             name, source = bundle.manifest.name, bundle.manifest.source
-        if digest is not None and digest != source.sha256:
+        if digest != source.sha256 or source.weights not in (taken or [source.weights]):
             raise UsageError(
                 f"--baseline {checkpoint.name} is not what {name} was exported from "
                 f"({source.file}, sha256 {source.sha256[:12]}...): only the same weights compare"
             )
+        taken.append(source.weights)
+    return taken[0] if taken else None
 
 
 def baseline_jobs(
-    checkpoint: Path, subject: Subject, guidances: Sequence[float], template: Row
+    checkpoint: Path,
+    weights: str | None,
+    subject: Subject,
+    guidances: Sequence[float],
+    template: Row,
 ) -> list[Job]:
     """Model.reverse on one thread and on all cores, and GS-Jacobi, for each guidance scale.
+
+    Args:
+        weights: see check_same_weights().
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -75,12 +95,12 @@ def baseline_jobs(
     """
     jobs = []
     for threads in sorted({1, usable_cores()}):
-        baseline = Baseline(checkpoint, threads)
+        baseline = Baseline(checkpoint, threads, weights)
         for scale in guidances:
             for algorithm in (REVERSE, GS_JACOBI):
                 row = replace(
                     template,
-                    model=checkpoint.stem,
+                    model=baseline.name,
                     engine=algorithm,
                     engine_version=baseline.version,
                     precision="fp32",

@@ -203,8 +203,8 @@ def _rivals(
 ) -> list[Job]:
     if checkpoint is None:
         return []
-    check_same_weights(checkpoint, bundles)
-    return baseline_jobs(checkpoint, subject, grid.guidances, template)
+    weights = check_same_weights(checkpoint, bundles)
+    return baseline_jobs(checkpoint, weights, subject, grid.guidances, template)
 
 
 def _status(rows: list[Row]) -> int:

@@ -9,6 +9,7 @@ from math import log10
 from pathlib import Path
 
 from ..runtime.atomic import atomic_file
+from ..runtime.table import format_number
 from .formats import compact, reached, remarks, told_apart
 from .row import EQUAL_DB, Row
 
@@ -161,7 +162,7 @@ def _cells(row: Row) -> list[str]:
         reached(row.gflops, row.limit_gflops),
         _short(row.joules_per_image),
         "identical" if row.psnr_db == EQUAL_DB else _short(row.psnr_db),
-        "" if change is None else f"{change:+.5f}",
+        "" if change is None else format_number(change, "+.5f"),
     ]
     trust = f'<td class="{TRUST_CLASS.get(row.trust or "", "")}">{row.trust or ""}</td>'
     return [name, *(f"<td>{cell}</td>" for cell in cells), trust]

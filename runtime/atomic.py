@@ -80,6 +80,18 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{path}: no permission to write into the folder {folder}")
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse what atomic_folder() would refuse, before the work.
+
+    Raises:
+        UsageError: as atomic_folder(), or the folder around it cannot be written to.
+    """
+    target = _resolve(path)
+    _check_replaceable(target)
+    if not os.access(target.parent, os.W_OK):
+        raise UsageError(f"{path}: no permission to write into the folder {target.parent}")
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty folder to fill, which becomes ``path`` when the block ends without an error.

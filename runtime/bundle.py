@@ -84,11 +84,13 @@ class Bundle:
                 if is_zip(place):
                     return _open_unpacked(unpack_privately(place))
         except BundleError as error:
-            raise BundleError(f"{place}: {error}") from error
+            raise BundleError(f"{place}: {_other_kind(place) or error}") from error
         except OSError as error:
             raise BundleError(f"{place} cannot be read: {error.strerror or error}") from error
         if embedded:
             raise BundleError(f"this installation has no embedded bundle ({place}): name a bundle")
+        if other := _other_kind(place):
+            raise BundleError(f"{place}: {other}")
         what = "is neither a folder nor a zip" if place.exists() else "does not exist"
         raise BundleError(f"{place} {what}: expected a bundle, such as NAME.flowship")
 
@@ -200,6 +202,12 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"<Bundle {self.manifest.name!r} at {self.root}>"
+
+
+def _other_kind(place: Path) -> str | None:
+    from .file_kinds import other_than_bundle  # for mistakes alone
+
+    return other_than_bundle(place)
 
 
 def _remove_folder(folder: Path | None) -> None:

@@ -13,6 +13,7 @@ from .spec import FlowSpec
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EngineName = Literal["onnx", "executorch", "coreml"]
+_WEIGHTS = ", weights "
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,29 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint that was exported; ``num_parameters`` counts trainable ones."""
+    """The checkpoint that was exported.
+
+    Attributes:
+        file: its name, with the weights that were taken where it holds several models
+            (``x.pth, weights ema``).
+        sha256: of the file; of a checkpoint in parts what ``sha256sum PARTS | sha256sum`` prints.
+        num_parameters: trainable ones.
+    """
 
     file: str
     sha256: str
     licence: str | None
     num_parameters: int | None = None
+
+    @property
+    def weights(self) -> str | None:
+        """Which model of the file was taken, where it holds several."""
+        return self.file.rpartition(_WEIGHTS)[2] if _WEIGHTS in self.file else None
+
+
+def weights_label(file: str, weights: str | None) -> str:
+    """``Source.file`` for one of the models in a checkpoint's file."""
+    return file if weights is None else f"{file}{_WEIGHTS}{weights}"
 
 
 @dataclass(frozen=True)

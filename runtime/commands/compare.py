@@ -23,7 +23,7 @@ from ..opening import default_plan, made_for
 from ..pictures import read_labelled
 from ..prepare import MODES
 from ..progress import ProgressLine
-from ..table import format_bytes, format_table
+from ..table import format_bytes, format_interval, format_number, format_table
 from ..verification import runnable_engines
 from .options import add_bundle, add_report, add_threads, print_json
 
@@ -238,8 +238,8 @@ def _cells(row: Compared, first_bytes: int) -> list[str]:
         format_bytes(row.nbytes),
         f"{row.nbytes / first_bytes:.1%}",
         format_bytes(row.peak_memory_bytes) if row.peak_memory_bytes is not None else "-",
-        f"{change:+.5f}" if change is not None else "-",
-        f"{low:+.5f} to {high:+.5f}" if low is not None and high is not None else "-",
+        format_number(change, "+.5f") if change is not None else "-",
+        format_interval(low, high),
         f"{row.psnr_db:.1f}" if row.psnr_db is not None else "-",
         f"{row.max_abs_error:.1e}" if row.max_abs_error is not None else "-",
         f"{row.ms_per_picture:.1f}",
