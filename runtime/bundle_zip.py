@@ -62,7 +62,7 @@ def unpack_bundle(path: Path, folder: Path) -> None:
         BundleError: not a zipped bundle, hostile, damaged, or larger than the disk has room for.
     """
     with _zip_errors(), zipfile.ZipFile(path) as archive:
-        entries = _checked_entries(archive)
+        entries = checked_entries(archive)
         data = _read_manifest(archive, entries)
         manifest = Manifest.decode(data)
         check_manifest(manifest)
@@ -80,7 +80,7 @@ def _zip_errors() -> Iterator[None]:
         raise BundleError(f"the zip is damaged: {error}") from error
 
 
-def _checked_entries(archive: zipfile.ZipFile) -> Entries:
+def checked_entries(archive: zipfile.ZipFile) -> Entries:
     """The files of the bundle by their path inside it."""
     # orig_filename is what the zip says; filename is cut at a NUL.
     named = [(_normalise(info.orig_filename), info) for info in archive.infolist()]
