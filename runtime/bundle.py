@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -46,13 +46,13 @@ class Bundle:
         manifest: Manifest,
         *,
         sha256: str | None = None,
-        temporary: bool = False,
+        temporary: ExitStack | None = None,
     ) -> None:
         """A bundle whose manifest is at hand, perhaps not written yet (open() is for all others).
 
         Args:
             sha256: of manifest.json; None for the one that would be written.
-            temporary: remove the folder at close().
+            temporary: what close() closes, which removes the folder.
 
         Raises:
             BundleError: the manifest contradicts itself or the files.
@@ -62,8 +62,8 @@ class Bundle:
         self._verified: dict[str, Path] = {}
         self._arrays: dict[str, Floats] = {}
         self._laid_out: Path | None = None
-        self._temporary = [self.root] if temporary else []
-        self._remove = weakref.finalize(self, _remove_folders, self._temporary)
+        self._temporary = temporary or ExitStack()
+        self._remove = weakref.finalize(self, self._temporary.close)
         check_manifest(manifest)
         for name, entry in manifest.files.items():
             regular_file(self.root, name, entry.bytes)
@@ -82,10 +82,10 @@ class Bundle:
                 return _open_folder(place)
             if place.is_file():
                 # Imported here: zipfile and tempfile take 15 ms, and most bundles are folders.
-                from .bundle_zip import is_zip, unpack_privately
+                from .bundle_zip import is_zip
 
                 if is_zip(place):
-                    return _open_unpacked(unpack_privately(place))
+                    return _open_zip(place)
         except BundleError as error:
             raise BundleError(f"{place}: {error}") from error
         except OSError as error:
@@ -158,10 +158,15 @@ class Bundle:
         # Imported here: tempfile takes 5 ms, and most bundles hold plain files only.
         from .plain_files import lay_out, private_folder
 
-        if self._laid_out is None:
-            self._laid_out = private_folder()
-            self._temporary.append(self._laid_out)
-        lay_out(files, self._laid_out)
+        try:
+            if self._laid_out is None:
+                self._laid_out = self._temporary.enter_context(private_folder())
+            lay_out(files, self._laid_out)
+        except OSError as error:
+            raise BundleError(
+                f"{self.root}: laying out plain files stopped at {error.filename}: "
+                f"{error.strerror}: copy the bundle with its links followed (cp -rL), or set TMPDIR"
+            ) from error
         return self._laid_out
 
     def array(self, name: str) -> Floats:
@@ -229,22 +234,20 @@ class Bundle:
         return f"<Bundle {self.manifest.name!r} at {self.root}>"
 
 
-def _remove_folders(folders: list[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_folder(folder: Path, *, temporary: bool = False) -> Bundle:
+def _open_folder(folder: Path, temporary: ExitStack | None = None) -> Bundle:
     data = _read_manifest(folder)
     manifest = Manifest.decode(data)
     return Bundle(folder, manifest, sha256=sha256_bytes(data), temporary=temporary)
 
 
-def _open_unpacked(folder: Path) -> Bundle:
+def _open_zip(path: Path) -> Bundle:
+    from .bundle_zip import unpack_privately
+
+    opened = ExitStack()
     try:
-        return _open_folder(folder, temporary=True)
+        return _open_folder(unpack_privately(path, opened), temporary=opened)
     except BaseException:
-        _remove_folders([folder])
+        opened.close()
         raise
 
 

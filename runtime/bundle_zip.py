@@ -5,17 +5,17 @@ from __future__ import annotations
 import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .bundle_rules import MAX_MANIFEST_BYTES, check_manifest
 from .errors import BundleError
 from .litter import is_litter_name
 from .manifest import MANIFEST, Manifest
+from .plain_files import private_folder
 from .safe_paths import check_distinct, check_relative
 
 # Weights are noise to a compressor (8% smaller at best); the slack is for small all-alike arrays.
@@ -37,18 +37,14 @@ def is_zip(path: Path) -> bool:
     return zipfile.is_zipfile(path)
 
 
-def unpack_privately(path: Path) -> Path:
-    """Unpack into a new folder that only this user can enter; whoever asks removes it.
+def unpack_privately(path: Path, opened: ExitStack) -> Path:
+    """Unpack into a new folder that only this user can enter; closing ``opened`` removes it.
 
     Raises:
         BundleError: as unpack_bundle().
     """
-    folder = Path(tempfile.mkdtemp(prefix="flowship-"))
-    try:
-        unpack_bundle(path, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    folder = opened.enter_context(private_folder())
+    unpack_bundle(path, folder)
     return folder
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import BundleError
@@ -17,7 +18,8 @@ def lay_out(files: Mapping[str, Path], folder: Path) -> None:
     Hard links, which take no room; copies where the disk is another one.
 
     Raises:
-        BundleError: there is no room, or a file cannot be read.
+        BundleError: there is no room.
+        OSError: a file cannot be read or written.
     """
     for name, source in files.items():
         target = folder / name
@@ -30,9 +32,14 @@ def lay_out(files: Mapping[str, Path], folder: Path) -> None:
             _copy(source, target, folder)
 
 
-def private_folder() -> Path:
-    """A new folder that only this user can enter; whoever asks removes it."""
-    return Path(tempfile.mkdtemp(prefix="flowship-"))
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A new folder that only this user can enter, removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="flowship-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path, folder: Path) -> None:
@@ -43,8 +50,5 @@ def _copy(source: Path, target: Path, folder: Path) -> None:
             "copy the bundle with its links followed (cp -rL), or set TMPDIR to its disk"
         )
     partial = target.with_name(f"{target.name}.partial")
-    try:
-        shutil.copyfile(source, partial)
-        partial.replace(target)
-    except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error.strerror or error}") from error
+    shutil.copyfile(source, partial)
+    partial.replace(target)

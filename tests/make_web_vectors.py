@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -182,14 +183,13 @@ def _zip_names() -> list[dict[str, Any]]:
 
 def _zip64() -> dict[str, Any]:
     """A zip as of more than 4 GB, in a few bytes."""
-    file, limits = BytesIO(), (zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT)
-    zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT = 3, 1
-    try:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name in (MANIFEST, "onnx/x"):
-                archive.writestr(zipfile.ZipInfo(name), f"what {name} holds")
-    finally:
-        zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT = limits
+    file = BytesIO()
+    with (
+        patch.multiple(zipfile, ZIP64_LIMIT=3, ZIP_FILECOUNT_LIMIT=1),
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        for name in (MANIFEST, "onnx/x"):
+            archive.writestr(zipfile.ZipInfo(name), f"what {name} holds")
     return {"base64": b64encode(file.getvalue()).decode(), "inner": [MANIFEST, "onnx/x"]}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +86,23 @@ def test_pictures_of_a_hub_cache(
             expected = flow.generate(seed=3).pictures()
         with Flow.open(snapshot, engine=engine, threads=1) as flow:
             assert np.array_equal(flow.generate(seed=3).pictures(), expected)
+
+
+def test_no_room_for_plain_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    snapshot = as_hub_cache(folder, tmp_path / "cache")
+    monkeypatch.setattr(os, "link", _refuse)
+    monkeypatch.setattr(shutil, "copyfile", fill_up)
+    with Bundle.open(snapshot) as bundle:
+        with pytest.raises(BundleError, match=r"weight.bin.partial: No space left.*set TMPDIR"):
+            bundle.artifact_path(package_of(bundle))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(BundleError, match=r"does not fit .*, which has 0 free: copy the"):
+            bundle.artifact_path(package_of(bundle))
 
 
 def _refuse(*_: object) -> None:

@@ -1,5 +1,6 @@
 /** Numbers in words for people. */
 
+import type { Row } from "../core/bench_row";
 import type { ModelInfo } from "../engine/api";
 
 export function formatBytes(bytes: number): string {
@@ -36,6 +37,12 @@ export function describeDenoise(model: ModelInfo | null): string {
   if (model.trainingNoise.kind !== "gaussian") return "Not with this model: its training noise was not Gaussian.";
   const { name, precision } = model.engine;
   return `Not with this bundle: no denoising graphs for ${name} ${precision}.`;
+}
+
+/** The verdict on a measurement, with every reason. */
+export function describeTrust({ trust, trust_reasons: reasons }: Pick<Row, "trust" | "trust_reasons">): string {
+  return trust === "trusted" ? "Trusted: enough pictures, and they agree."
+    : `${trust === "noisy" ? "Noisy" : "Not trustworthy"}: ${reasons.join("; ")}.`;
 }
 
 /** What a likelihood says of a picture and what it does not: beside every number. */

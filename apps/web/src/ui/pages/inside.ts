@@ -37,6 +37,7 @@ export class InsidePage {
       enable(go, !session.busy && session.model !== null);
       if (shown === session.model) return;
       shown = session.model;
+      fill(this.result); // what is there is another model's
       this.label = null;
       const options = (session.model?.classes ?? []).map((name, i): [number | null, string] => [i, name]);
       this.classChips.show([[null, "anything"], ...options], null);
