@@ -67,6 +67,8 @@ def long_bundle() -> OwnBundle:
 
 def test_nothing_is_too_wide_or_covered(own_page: Any, flowship: Terminal, tmp_path: Path) -> None:
     page = own_page
+    page.keyboard.press("End")  # no click was needed before
+    page.wait_for_function("document.querySelector('main').scrollTop > 0")
     for name in PAGES:
         show(page, name)
         check(page, f"{name}, empty")
@@ -141,6 +143,7 @@ def test_an_error_goes_away_with_its_cause(own_page: Any, tmp_path: Path) -> Non
     error(page).wait_for()
     page.get_by_role("button", name="Look inside").click()  # another task begins
     gone(page)
+    page.locator(".trio").wait_for()
     show(page, "device")
     (tmp_path / "not.zip").write_text("no zip")
     open_bundle(page, tmp_path / "not.zip")

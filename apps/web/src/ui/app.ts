@@ -67,6 +67,7 @@ export class App {
       else this.show();
     });
     this.acceptDrops();
+    document.addEventListener("keydown", (event) => scrollByKey(event, this.main));
     this.show();
     void session.start();
   }
@@ -189,6 +190,21 @@ export class App {
       this.say(messageOf(error), "input");
     }
   }
+}
+
+/** The pages scroll, not the document: keys that nobody else takes scroll what is shown. */
+function scrollByKey(event: KeyboardEvent, area: HTMLElement): void {
+  const { activeElement: active } = document;
+  if (event.ctrlKey || event.altKey || event.metaKey || area.contains(active) || active instanceof HTMLButtonElement) return;
+  const page = 0.9 * area.clientHeight;
+  const ways: Record<string, number> = {
+    ArrowDown: 40, ArrowUp: -40, PageDown: page, PageUp: -page, " ": event.shiftKey ? -page : page,
+    End: area.scrollHeight, Home: -area.scrollHeight,
+  };
+  const way = ways[event.key];
+  if (way === undefined) return;
+  event.preventDefault();
+  area.scrollBy({ top: way });
 }
 
 /** A new element for each message: one that changed its size would count as something that moved. */

@@ -41,14 +41,16 @@ export class SpeedSection {
     if (!row) return;
     const json = JSON.stringify([row], null, 2);
     const file = new File([json], "flowship-bench.json", { type: "application/json" });
+    const verdict = h("p", { class: "verdict" }, describeTrust(row));
     fill(this.result,
       h("p", { class: "number" }, h("strong", {}, formatMs(row.median_ms)), " ms a picture (median)"),
-      h("p", { class: "verdict" }, describeTrust(row)),
+      verdict,
       h("p", {}, `${row.samples_used} pictures by ${row.engine_version}, ${row.device}, ${row.precision}: the middle half `
         + `is ${Math.round(100 * row.spread)} % wide, the fastest took ${formatMs(row.min_ms)} ms, 90 % took less than `
         + `${formatMs(row.p90_ms)} ms; ${formatMs(row.patches_per_s)} patches/s`),
       h("pre", { tabindex: 0, role: "region", "aria-label": "The row as JSON" }, json),
-      button("Save JSON", () => saveFile(file), ICONS.save));
+      h("div", { class: "row" }, button("Save JSON", () => saveFile(file), ICONS.save)));
+    verdict.scrollIntoView({ block: "nearest" }); // never the number alone
     this.session.say(`${formatMs(row.median_ms)} milliseconds a picture, ${row.trust}.`);
   }
 
