@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import UsageError
+from .litter import is_litter
 from .manifest import MANIFEST
 
 if sys.platform == "win32":
@@ -131,7 +132,7 @@ def _partial_name(target: Path) -> str:
 
 def _check_replaceable(target: Path) -> None:
     if target.is_dir():
-        if _is_bundle(target) or not any(target.iterdir()):
+        if _is_bundle(target) or all(map(is_litter, target.iterdir())):
             return
         raise UsageError(f"{target} is a folder with other things in it: choose another name")
     if target.exists():

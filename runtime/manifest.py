@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from .spec import FlowSpec
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 EngineName = Literal["onnx", "executorch", "coreml"]
 _WEIGHTS = ", weights "
 
@@ -197,6 +199,23 @@ class Manifest:
                 "that this flowship reads: update flowship"
             )
         return from_json(Manifest, data, MANIFEST)
+
+    @staticmethod
+    def decode(data: bytes) -> Manifest:
+        """The file's bytes, as loads().
+
+        Raises:
+            BundleError: as loads(), or the text is not UTF-8 as it was written.
+        """
+        if data.startswith(_BYTE_ORDER_MARKS):
+            raise BundleError(
+                f"{MANIFEST} begins with a byte order mark: an editor changed it, copy or export "
+                "the bundle again"
+            )
+        try:
+            return Manifest.loads(data.decode())
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{MANIFEST} is not UTF-8: {error}") from error
 
     @property
     def precisions(self) -> dict[str, tuple[str, ...]]:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import copy
 import json
+import zipfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -18,6 +22,7 @@ from PIL import Image
 from flowship.runtime import BundleError, Flow
 from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.bundle_rules import check_manifest
+from flowship.runtime.bundle_zip import checked_entries
 from flowship.runtime.images import grid
 from flowship.runtime.manifest import MANIFEST, Manifest
 from flowship.runtime.normal import normals, normals_from_words
@@ -136,6 +141,67 @@ def _sheets() -> list[dict[str, Any]]:
     return made
 
 
+# Of zips: what other programs write, and what strangers do.
+ZIP_NAMES: tuple[tuple[str, ...], ...] = (
+    ("manifest.json", "onnx/x", "__MACOSX/._manifest.json", ".DS_Store", "onnx/._x", "Thumbs.db"),
+    ("u\\manifest.json", "u\\onnx\\", "u\\onnx\\x", "u\\Icon\r"),
+    ("manifest.json", "onnx\\x", "onnx/y", "./onnx/z", "onnx/./w"),
+    ("./", "./u/", "./u/manifest.json", "./u/onnx/x", "._u", ".fseventsd/1"),
+    ("Fl\u00f6\u00dfe/manifest.json", "Fl\u00f6\u00dfe/x"),
+    ("a/", "a/b/", "a/b/c\\manifest.json", "a/b/c/x"),
+    ("a/b/manifest.json", "x/y/manifest.json"),
+    ("a/manifest.json", "a/b/manifest.json"),
+    ("a/b/manifest.json", "c"),
+    ("u/manifest.json", "u/x", "u\\x"),
+    ("u/manifest.json", "u/x", "u/X"),
+    ("u/manifest.json", "u\\..\\..\\evil"),
+    ("u/manifest.json", "..\\evil"),
+    ("u/manifest.json", "\\evil"),
+    ("u/manifest.json", "u\\C:\\evil"),
+    ("u/manifest.json", "\\\\server\\share\\evil"),
+    ("u/manifest.json", "u\\nul.txt"),
+    ("u/manifest.json", "u/x//y"),
+    ("u/manifest.json", "u/._gone", "u/\u00e9"),
+    ("u/manifest.json", "u/._gone"),
+    ("C:\\u\\manifest.json",),
+    ("\\manifest.json",),
+    ("../manifest.json",),
+    ("a/../manifest.json",),
+    ("x",),
+)
+
+
+def _zip_names() -> list[dict[str, Any]]:
+    """Paths inside the bundle, in the order of the zip; None where it is refused."""
+    found = []
+    for names in ZIP_NAMES:
+        file = BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in names:
+                info = zipfile.ZipInfo("placeholder")
+                info.filename = name  # the constructor would tidy it
+                archive.writestr(info, b"x")
+        with zipfile.ZipFile(file) as archive:
+            try:
+                inner: list[str] | None = list(checked_entries(archive))
+            except BundleError:
+                inner = None
+        found.append({"names": list(names), "inner": inner})
+    return found
+
+
+def _zip64() -> dict[str, Any]:
+    """A zip as of more than 4 GB, in a few bytes."""
+    file = BytesIO()
+    with (
+        patch.multiple(zipfile, ZIP64_LIMIT=3, ZIP_FILECOUNT_LIMIT=1),
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        for name in (MANIFEST, "onnx/x"):
+            archive.writestr(zipfile.ZipInfo(name), f"what {name} holds")
+    return {"base64": b64encode(file.getvalue()).decode(), "inner": [MANIFEST, "onnx/x"]}
+
+
 def make() -> dict[str, Any]:
     with Flow.open(threads=1, plan="default") as flow:
         spec = flow.spec.image
@@ -174,6 +240,8 @@ def make() -> dict[str, Any]:
         "scores": scores,
         "pictures": made,
         "sheets": _sheets(),
+        "zip_names": _zip_names(),
+        "zip64": _zip64(),
         "wrong": list(WRONG),
         "verdicts": {MANIFEST: _verdicts(MANIFEST, _check_manifest),
                      PLAN_FILE: _verdicts(PLAN_FILE, PlanFile.loads)},
