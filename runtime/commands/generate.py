@@ -22,6 +22,7 @@ from ..prepare import MODES
 from ..progress import ProgressLine, format_seconds
 from ..recipe import PHILOX_NOISE, Recipe
 from ..schema import to_json
+from ..trust import NOT_A_SPEED, UNTIMED_ENGINES
 from .options import (
     add_bundle,
     add_engine,
@@ -199,19 +200,21 @@ def _report(
 ) -> None:
     result, count = finished.result, len(finished.result)
     pixels = [sha256_bytes(image.tobytes()) for image in result.pictures()]
+    is_speed = arguments.engine not in UNTIMED_ENGINES
     if arguments.json:
         report: dict[str, Any] = {
             "output": [str(path) for path in paths],
             "images": count,
             "seconds": finished.seconds,
-            "seconds_per_image": finished.seconds / count,
-            "images_per_minute": 60 * count / finished.seconds,
+            "seconds_per_image": finished.seconds / count if is_speed else None,
+            "images_per_minute": 60 * count / finished.seconds if is_speed else None,
             "pixels_sha256": pixels,
             "recipe": to_json(result.recipe),
         }
         print_json(report)
         return
     rate = f", {60 * count / finished.seconds:.0f} pictures a minute" if count > 1 else ""
+    rate = rate if is_speed else f", {NOT_A_SPEED}: {arguments.engine} checks files"
     progress.note(f"{count} picture{'s' * (count > 1)} in {format_seconds(finished.seconds)}{rate}")
     for path in paths:
         print(path)
