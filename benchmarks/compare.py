@@ -208,8 +208,8 @@ def _took_turns(a: Sequence[Row], b: Sequence[Row]) -> bool:
 
 def _is_one(a: Sequence[Row], b: Sequence[Row]) -> bool:
     """Both are one measurement: copies of a file, or two names of one case."""
-    left, right = ([row.samples_ms for row in rows] for rows in (a, b))
-    return left == right and all(left)
+    left, right = ([(row.samples_ms, row.sample_places) for row in rows] for rows in (a, b))
+    return left == right and all(samples for samples, _ in left)
 
 
 def _between_runs(
