@@ -18,13 +18,13 @@ from ..runtime.flow import draw_noise
 from ..runtime.guidance import Guidance
 from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
+from ..runtime.stats import ratio_interval
 from .baseline import Baseline
 from .contender import BundlePath, Floats, Subject
 from .machine import usable_cores
-from .measure import Job
 from .row import EQUAL_DB, Row, summarized
-from .stats import ratio_interval
 from .trust import judged
+from .turns import Job
 
 REVERSE, GS_JACOBI = "torch-reverse", "torch-gs-jacobi"
 
@@ -37,7 +37,7 @@ class BaselineContender:
     def __init__(self, baseline: Baseline, algorithm: str, subject: Subject, scale: float) -> None:
         spec = baseline.spec
         self._noise = draw_noise([subject.seed], spec)
-        label = 0 if subject.label is None and spec.num_classes else subject.label
+        label = subject.label_of(spec)
         self._labels = None if label is None else [label]
         self._guidance = Guidance(scale)
         self._decode = baseline.sequential if algorithm == REVERSE else baseline.gs_jacobi
@@ -147,8 +147,11 @@ def _with_ratio(row: Row, baseline: Sequence[Row]) -> Row:
     best = min(rivals, key=lambda other: other.median_ms or float("inf"))
     # every sample of both: taking turns, they were disturbed alike
     ratio, low, high = ratio_interval(row.samples_ms, best.samples_ms)
+    doubted = [each.name for each in (row, best) if each.trust != "trusted"]
     note = (
         f"{ratio:.2f}x as fast as Model.reverse in torch eager on {best.threads} threads, its "
         f"faster setting (95 %: {low:.2f} to {high:.2f})"
     )
+    if doubted:
+        note += f"; unclear, as not trusted: {', '.join(doubted)}"
     return replace(row, notes=(*row.notes, note))
