@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from math import isfinite
 from statistics import median
 
-from ..runtime.opening import made_for
 from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
 from ..runtime.manifest import Quality
+from ..runtime.opening import made_for
 from .contender import BundlePath, Floats, FlowContender, Subject, picture_of
 from .grid import Case
 from .row import EQUAL_DB, Row

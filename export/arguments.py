@@ -14,6 +14,7 @@ from ..runtime.bundle_rules import check_name, usable_name
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.file_kinds import readable
 from ..runtime.labels import read_label_names
+from ..runtime.outputs import check_suffix
 from .checkpoint_files import CheckpointFiles, without_suffix
 from .options import FLOATS, WITH_DENOISE, ConfigOverrides, TargetOptions
 from .request import Choice, ExportRequest
@@ -56,6 +57,8 @@ def read_request(arguments: argparse.Namespace) -> ExportRequest:
         weights=_text("--weights", arguments.weights),
         replace=arguments.replace,
     )
+    if request.plot:
+        check_suffix(request.plot, (".svg",), "--plot")
     choices, _ = request.choices()
     _refuse_idle(arguments, choices, request.options)
     return request
@@ -90,8 +93,6 @@ def check_places(arguments: argparse.Namespace, output: Path) -> None:
         raise UsageError(f"-o: {readable(real)} is not UTF-8, which engines need: choose another")
     if plot is None:
         return
-    if plot.suffix.lower() != ".svg":
-        raise UsageError(f"--plot {plot}: an SVG is written, expected a name such as FILE.svg")
     if Path(real) in Path(os.path.realpath(plot)).parents:
         raise UsageError(f"--plot {plot} lies in the bundle, which has a copy of its own")
     check_file(plot)

@@ -30,6 +30,7 @@ from flowship.runtime.plan import PLAN as PLAN_FILE
 from flowship.runtime.plan import Plan, PlanFile
 from flowship.runtime.prepare import prepare
 from flowship.runtime.recipe import Between, Recipe
+from flowship.runtime.trust import Series, judge
 
 VECTORS = Path(__file__).parent / "web_vectors" / "vectors.json"
 SEED = 0x0123456789ABCDEF
@@ -202,6 +203,29 @@ def _zip64() -> dict[str, Any]:
     return {"base64": b64encode(file.getvalue()).decode(), "inner": [MANIFEST, "onnx/x"]}
 
 
+# Milliseconds, and seconds from the first to the last: every rule of a single series, both ways.
+SERIES: tuple[tuple[list[float], float], ...] = (
+    ([10.0] * 2, 5.0),
+    ([10.0, 11.0, 10.0] * 3, 5.0),
+    ([10.0 + i % 3 / 10 for i in range(12)], 0.42),
+    ([10.0 + i % 3 / 10 for i in range(12)], 1.0),
+    ([10.0 + i * 0.3 for i in range(40)], 9.0),
+    ([10.0, 15.0, 12.0, 11.0, 30.0, 10.0, 10.0, 25.0, 40.0, 10.0, 11.0, 50.0], 4.0),
+    ([10.0] * 20 + [20.0] * 12, 3.0),
+    ([10.0] * 30 + [13.0] * 11, 3.0),
+    ([100.0, 130.0, 90.0, 200.0, 80.0, 75.5, 300.0, 40.0, 100.0, 101.0], 20.0),
+)
+
+
+def _verdicts_on_time() -> list[dict[str, Any]]:
+    found = []
+    for samples, seconds in SERIES:
+        trust, reasons = judge(Series(samples, span_s=seconds))
+        found.append({"samples": samples, "seconds": seconds, "trust": trust,
+                      "reasons": list(reasons)})  # fmt: skip
+    return found
+
+
 def make() -> dict[str, Any]:
     with Flow.open(threads=1, plan="default") as flow:
         spec = flow.spec.image
@@ -242,6 +266,7 @@ def make() -> dict[str, Any]:
         "sheets": _sheets(),
         "zip_names": _zip_names(),
         "zip64": _zip64(),
+        "trust": _verdicts_on_time(),
         "wrong": list(WRONG),
         "verdicts": {MANIFEST: _verdicts(MANIFEST, _check_manifest),
                      PLAN_FILE: _verdicts(PLAN_FILE, PlanFile.loads)},
