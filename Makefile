@@ -36,7 +36,7 @@ slow: $(READY)  ## published sizes: AFHQ-256 through the exporter (15 GB of disk
 	$(RUN)/pytest -m slow
 
 embedded: $(READY)  ## make the bundle inside the package again
-	$(RUN)/flowship export $(CHECKPOINT) -o $(EMBEDDED)/fashion-mnist.flowship --targets onnx \
+	$(RUN)/flowship export $(CHECKPOINT) -o $(EMBEDDED)/fashion-mnist.flowship --replace --targets onnx \
 	  --data $(EMBEDDED)/fashion_mnist_test_512.npz --name fashion-mnist --licence Apache-2.0
 
 web:  ## build the web app again (needs Node 20.19 or newer; users need none)

@@ -15,7 +15,15 @@ from ..runtime.manifest import Golden, Manifest, Source
 from ..runtime.opening import made_for
 from ..runtime.progress import ProgressLine
 
-PREFIX = "tarflow-"
+# The presets of the exporter, whose import takes seconds: a name that is not there is told at once.
+NAMES = (
+    "tarflow-afhq256",
+    "tarflow-imagenet64",
+    "tarflow-imagenet64-cond",
+    "tarflow-imagenet128",
+    "tarflow-starflow-width",
+    "tarflow-tiny",
+)
 
 
 def cache_folder() -> Path:
@@ -42,8 +50,8 @@ def synthetic_bundle(
     path = cache_folder() / ("-".join(words) + ".flowship")
     if path.is_dir():
         return path
+    preset = _preset(name)
     synthetic, pipeline, requests = map(_export_module, ("synthetic", "pipeline", "request"))
-    preset = _preset(synthetic, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     progress.note(f"making {name} with random weights once: {path}")
     # on the same disk: a checkpoint of two gigabytes may not fit where temporary files lie
@@ -55,6 +63,17 @@ def synthetic_bundle(
     return path
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Refuse unknown models before the exporter is imported.
+
+    Raises:
+        UsageError: no such size; the message lists those there are.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise UsageError(f"unknown model {name!r}: choose from {', '.join(NAMES)}")
+
+
 def published_manifest(name: str) -> Manifest:
     """What a bundle of a published size would say of itself, to predict its cost: it has no files.
 
@@ -62,7 +81,7 @@ def published_manifest(name: str) -> Manifest:
         UsageError: no such size; the message lists those there are.
         MissingExtraError: the exporter's packages are not installed.
     """
-    preset = _preset(_export_module("synthetic"), name)
+    preset = _preset(name)
     return Manifest(
         schema_version=1,
         flowship_version=__version__,
@@ -77,10 +96,9 @@ def published_manifest(name: str) -> Manifest:
     )
 
 
-def _preset(synthetic: Any, name: str) -> Any:
-    if name not in synthetic.PRESETS:
-        raise UsageError(f"unknown model {name!r}: choose from {', '.join(synthetic.PRESETS)}")
-    return synthetic.PRESETS[name]
+def _preset(name: str) -> Any:
+    check_names([name])
+    return _export_module("synthetic").PRESETS[name]
 
 
 def _export_module(name: str) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import UsageError
+from .litter import is_litter
 from .manifest import MANIFEST
 
 if sys.platform == "win32":
@@ -80,6 +81,18 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{path}: no permission to write into the folder {folder}")
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse what atomic_folder() would refuse, before the work.
+
+    Raises:
+        UsageError: as atomic_folder(), or the folder around it cannot be written to.
+    """
+    target = _resolve(path)
+    _check_replaceable(target)
+    if not os.access(target.parent, os.W_OK):
+        raise UsageError(f"{path}: no permission to write into the folder {target.parent}")
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty folder to fill, which becomes ``path`` when the block ends without an error.
@@ -119,7 +132,7 @@ def _partial_name(target: Path) -> str:
 
 def _check_replaceable(target: Path) -> None:
     if target.is_dir():
-        if _is_bundle(target) or not any(target.iterdir()):
+        if _is_bundle(target) or all(map(is_litter, target.iterdir())):
             return
         raise UsageError(f"{target} is a folder with other things in it: choose another name")
     if target.exists():

@@ -14,9 +14,9 @@ from PIL import Image
 
 from .errors import UsageError
 from .images import Floats
+from .input_paths import check_readable
 from .prepare import Prepared, prepare_picture
 from .progress import say
-from .readable import check_readable
 from .spec import ImageSpec
 
 PathLike = str | os.PathLike[str]

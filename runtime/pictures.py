@@ -15,9 +15,9 @@ import numpy.typing as npt
 from .atomic import atomic_file
 from .errors import FlowshipError, UsageError
 from .images import Floats, from_uint8
+from .input_paths import check_readable
 from .picture_files import FORMATS, PathLike, decode_picture, find_files
 from .prepare import Prepared
-from .readable import check_readable
 from .spec import FlowSpec, ImageSpec
 
 MAX_LATENTS = 100_000  # of a .npz: as many as one command makes pictures

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from .atomic import atomic_file
 from .errors import UsageError
 from .images import Bytes, grid, grid_columns
-from .readable import check_readable
+from .input_paths import check_readable
 from .recipe import Recipe
 from .recipe_text import KEY, MAX_TEXT, BadFile, find_recipe
 

@@ -354,7 +354,7 @@ def test_copies_are_opened_again(
         assert second.plan == plan and second.bundle.root != first.bundle.root
         assert np.array_equal(second.generate(seed=5).images, expected)
     archive.write_bytes(b"")
-    with pytest.raises(BundleError, match="neither a folder nor a zip"):
+    with pytest.raises(BundleError, match="this is an empty file, not a bundle"):
         again(first)
 
 

@@ -51,13 +51,14 @@ if moment == "renaming":  # an old bundle has been moved aside, the new one has 
 elif moment == "syncing":
     atomic._sync_tree = lambda folder: stop()
 
-export_checkpoint(Path(checkpoint), Path(output), ExportRequest(), Stopping(enabled=False))
+request = ExportRequest(replace=True)
+export_checkpoint(Path(checkpoint), Path(output), request, Stopping(enabled=False))
 """
 MOMENTS = ("converting block0", "checking block", "golden pictures", "syncing")
 
 
 def _export(output: Path) -> None:
-    export_checkpoint(TINY, output, ExportRequest(), ProgressLine(enabled=False))
+    export_checkpoint(TINY, output, ExportRequest(replace=True), ProgressLine(enabled=False))
 
 
 def _kill_at(moment: str, output: Path) -> None:

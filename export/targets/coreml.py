@@ -23,6 +23,7 @@ from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import LAYER_NORM_EPSILON, BlockWeights, TarFlowConfig
+from ..options import PRECISIONS
 from .base import TargetOptions
 from .coreml_cache import CACHE_FORMS, WRITES, CacheForm
 from .coreml_program_text import shorten
@@ -38,7 +39,7 @@ class CoreMLTarget:
     """Writes ``coreml/<precision>/<stage>.mlpackage``."""
 
     engine: EngineName = "coreml"
-    precisions: tuple[str, ...] = ("fp16", "int8", "int4", "pal8", "pal6", "pal4", "mixed")
+    precisions: tuple[str, ...] = PRECISIONS["coreml"]
     formats: Mapping[str, tuple[str, ...]] = {
         "int8": ("int8",),
         "int4": ("int4_g32",),

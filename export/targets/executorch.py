@@ -23,6 +23,7 @@ from ...runtime.errors import MissingExtraError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import BlockWeights, TarFlowBlock, TarFlowConfig
+from ..options import PRECISIONS
 from ..quantize.formats import find_formats
 from .base import TargetOptions, check_precision
 from .executorch_block import StepBlock
@@ -56,7 +57,7 @@ class ExecuTorchTarget:
     """
 
     engine: EngineName = "executorch"
-    precisions: tuple[str, ...] = ("fp32", "fp16", *FORMATS)
+    precisions: tuple[str, ...] = PRECISIONS["executorch"]
     formats: Mapping[str, tuple[str, ...]] = FORMATS
     first_block_cost = 60.0  # tracing and lowering happen once for all blocks
 

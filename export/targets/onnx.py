@@ -12,6 +12,7 @@ from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import BlockWeights, TarFlowConfig
+from ..options import PRECISIONS
 from .base import TargetOptions, check_precision
 from .onnx_graph import WeightsFile
 from .onnx_step import CoreStep, GqaStep, add_weights
@@ -28,7 +29,7 @@ class OnnxTarget:
     """Writes ``onnx/<precision>/<block>.weights.bin`` and the small graphs that point into it."""
 
     engine: EngineName = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8", "int4", "mixed")
+    precisions: tuple[str, ...] = PRECISIONS["onnx"]
     # One scale for a row ("int8") is not among them: MatMulNBits has groups along the inputs.
     formats: Mapping[str, tuple[str, ...]] = {
         "int8": ("int8_g128", "int8_g64", "int8_g32"),
@@ -74,11 +75,7 @@ class OnnxTarget:
     def _check(self, precision: str, options: TargetOptions, config: TarFlowConfig) -> None:
         """Raise UsageError for what cannot be written."""
         check_precision(self, precision)
-        if options.onnx_form == "gqa" and config.head_dim % HEAD_UNIT:
-            raise UsageError(
-                f"the onnx form gqa takes heads of multiples of {HEAD_UNIT} values, this model's "
-                f"have {config.head_dim}: say --onnx-form core"
-            )
+        check_heads(config, options)
         if options.onnx_form == "core" and options.onnx_kv_cache == "int8":
             raise UsageError("the onnx form core has a float KV cache: choose the form gqa")
 
@@ -104,6 +101,15 @@ class OnnxTarget:
             windows=windows,
             path=path,
             files=(path, f"onnx/{precision}/{stage.name}.weights.bin"),
+        )
+
+
+def check_heads(config: TarFlowConfig, options: TargetOptions) -> None:
+    """Raise UsageError for heads that the form cannot have."""
+    if options.onnx_form == "gqa" and config.head_dim % HEAD_UNIT:
+        raise UsageError(
+            f"the onnx form gqa takes heads of multiples of {HEAD_UNIT} values, this model's "
+            f"have {config.head_dim}: say --onnx-form core"
         )
 
 

@@ -24,6 +24,7 @@ from ..pictures import read_latents
 from ..png import read_recipe
 from ..progress import ProgressLine, format_seconds
 from ..recipe import PHILOX_NOISE, Recipe
+from ..trust import NOT_A_SPEED, UNTIMED_ENGINES
 from .job import (
     Job,
     check_recipe_size,
@@ -295,14 +296,15 @@ def _save_noise(job: Job, made: _Made, path: Path) -> None:
 
 def _report(made: _Made, arguments: argparse.Namespace, progress: ProgressLine) -> None:
     count = len(made.seeds)
+    is_speed = arguments.engine not in UNTIMED_ENGINES
     if arguments.json:
         recipe = {**made.recipe.to_json(), "seeds": made.seeds, "labels": made.labels}
         report: dict[str, Any] = {
             "output": [str(path) for path in made.paths],
             "images": count,
             "seconds": made.seconds,
-            "seconds_per_image": made.seconds / count,
-            "images_per_minute": 60 * count / made.seconds,
+            "seconds_per_image": made.seconds / count if is_speed else None,
+            "images_per_minute": 60 * count / made.seconds if is_speed else None,
             "pixels_sha256": made.pixels,
             "recipe": recipe,
         }
@@ -311,6 +313,7 @@ def _report(made: _Made, arguments: argparse.Namespace, progress: ProgressLine) 
         print_json(report)
         return
     rate = f", {60 * count / made.seconds:.0f} pictures a minute" if count > 1 else ""
+    rate = rate if is_speed else f", {NOT_A_SPEED}: {arguments.engine} checks files"
     progress.note(f"{count} picture{'s' * (count > 1)} in {format_seconds(made.seconds)}{rate}")
     if not arguments.separate:
         for path in made.paths:

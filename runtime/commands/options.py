@@ -17,10 +17,10 @@ from ..errors import UsageError
 from ..flow import Flow
 from ..guidance import GUIDE_WHAT, Guidance
 from ..images import Floats
+from ..input_paths import check_readable
 from ..pictures import read_images
 from ..plan import Plan, PlanFile
 from ..progress import say
-from ..readable import check_readable
 from ..spec import FlowSpec, ImageSpec
 from ..text import ascii_json, is_utf8, printable
 
@@ -223,4 +223,4 @@ def print_json(value: Any) -> None:
 
 def print_json_text(text: str) -> None:
     """JSON on stdout, in ASCII where that is not UTF-8: its own escapes are not JSON's."""
-    print(printable(text) if is_utf8(sys.stdout) else ascii_json(text), end="")
+    print(printable(text) if is_utf8(sys.stdout) else ascii_json(text), end="", flush=True)

@@ -15,6 +15,7 @@ from ..images import Floats
 from ..likelihood import MEANING, describe_convention
 from ..model import Labels
 from ..spec import ImageSpec
+from ..table import format_number
 from .in_batches import Done, add_exact_size, in_batches, prepared_json
 from .options import (
     add_bundle,
@@ -123,10 +124,10 @@ def _table(done: Done[_Score], mean: float, spec: ImageSpec) -> str:
     width = max(map(len, [*done.names, "mean"]))
     rows = zip(done.names, done.results, done.prepared, strict=True)
     lines = [
-        f"{name:{width}}  {score.bits_per_dim:.4f}{'  *' if prepared else ''}"
+        f"{name:{width}}  {format_number(score.bits_per_dim, '.4f')}{'  *' if prepared else ''}"
         for name, score, prepared in rows
     ]
-    lines.append(f"{'mean':{width}}  {mean:.4f}")
+    lines.append(f"{'mean':{width}}  {format_number(mean, '.4f')}")
     if any(done.prepared):
         lines.append(
             f"* resized, cropped or converted to {spec.img_size} x {spec.img_size} "

@@ -10,7 +10,7 @@ from command_line import Terminal
 from conftest import UNCONDITIONAL, golden_model
 
 from flowship.runtime import UsageError
-from flowship.runtime.readable import check_readable
+from flowship.runtime.input_paths import check_readable
 
 CHECKPOINT = golden_model(UNCONDITIONAL).checkpoint
 # Every command that reads a file, PATH being the one in question.
