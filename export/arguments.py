@@ -165,7 +165,9 @@ def size_in_bytes(text: str) -> int:
 
 def place(text: str) -> Path:
     """The type of an option: a path, which "" is not (it would be the current folder)."""
-    if not text or "\0" in text:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    if "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!a} is no path")
     return Path(text)
 

@@ -78,7 +78,7 @@ WRONG = {  # options: status, and what the message says
     "--head-dim 0": (2, "head_dim is 0"),
     "--in-channels x": (2, "--in-channels"),
     "--label-names nowhere.txt": (2, "--label-names nowhere.txt cannot be read"),
-    "--label-names EMPTY": (2, "'' is no path"),
+    "--label-names EMPTY": (2, "the name is empty"),
     "--data nowhere.npz": (2, "--data nowhere.npz does not exist"),
     "--name a/b": (2, "'a/b' cannot be part of a file name"),
     "--name EMPTY": (2, "cannot be part of a file name"),
@@ -117,7 +117,7 @@ def test_wrong_options_are_found_without_torch(tmp_path: Path) -> None:
     expected = [
         *WRONG.values(),
         (1, "nothing.pth: there is no such file"),
-        (2, "'' is no path"),
+        (2, "the name is empty"),
         (1, "needs the package torch, which is not installed"),
     ]
     found = json.loads(ran.stdout)
