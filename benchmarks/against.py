@@ -16,9 +16,9 @@ from ..runtime.flow import draw_noise
 from ..runtime.guidance import Guidance
 from ..runtime.hashing import sha256_bytes, sha256_of
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
+from ..runtime.machine_limits import usable_cores
 from .baseline import Baseline
 from .contender import BundlePath, Floats, Subject
-from .machine import usable_cores
 from .measure import Job
 from .row import EQUAL_DB, Row, summarized
 from .stats import ratio_interval

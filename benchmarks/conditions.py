@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .machine import usable_cores
+from ..runtime.machine_limits import usable_cores
 
 STAT = Path("/proc/stat")
 WINDOW = 0.25  # seconds

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -45,13 +45,13 @@ class Bundle:
         manifest: Manifest,
         *,
         sha256: str | None = None,
-        temporary: bool = False,
+        temporary: ExitStack | None = None,
     ) -> None:
         """A bundle whose manifest is at hand, perhaps not written yet (open() is for all others).
 
         Args:
             sha256: of manifest.json; None for the one that would be written.
-            temporary: remove the folder at close().
+            temporary: what close() closes, which removes the folder.
 
         Raises:
             BundleError: the manifest contradicts itself or the files.
@@ -60,7 +60,7 @@ class Bundle:
         self.sha256 = sha256 or sha256_bytes(manifest.dumps().encode())
         self._verified: set[str] = set()
         self._arrays: dict[str, Floats] = {}
-        self._remove = weakref.finalize(self, _remove_folder, self.root if temporary else None)
+        self._remove = weakref.finalize(self, (temporary or ExitStack()).close)
         check_manifest(manifest)
         for name, entry in manifest.files.items():
             regular_file(self.root, name, entry.bytes)
@@ -79,10 +79,10 @@ class Bundle:
                 return _open_folder(place)
             if place.is_file():
                 # Imported here: zipfile and tempfile take 15 ms, and most bundles are folders.
-                from .bundle_zip import is_zip, unpack_privately
+                from .bundle_zip import is_zip
 
                 if is_zip(place):
-                    return _open_unpacked(unpack_privately(place))
+                    return _open_zip(place)
         except BundleError as error:
             raise BundleError(f"{place}: {error}") from error
         except OSError as error:
@@ -202,12 +202,7 @@ class Bundle:
         return f"<Bundle {self.manifest.name!r} at {self.root}>"
 
 
-def _remove_folder(folder: Path | None) -> None:
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_folder(folder: Path, *, temporary: bool = False) -> Bundle:
+def _open_folder(folder: Path, temporary: ExitStack | None = None) -> Bundle:
     data = _read_manifest(folder)
     try:
         manifest = Manifest.loads(data.decode())
@@ -216,11 +211,14 @@ def _open_folder(folder: Path, *, temporary: bool = False) -> Bundle:
     return Bundle(folder, manifest, sha256=sha256_bytes(data), temporary=temporary)
 
 
-def _open_unpacked(folder: Path) -> Bundle:
+def _open_zip(path: Path) -> Bundle:
+    from .bundle_zip import unpack_privately
+
+    opened = ExitStack()
     try:
-        return _open_folder(folder, temporary=True)
+        return _open_folder(unpack_privately(path, opened), temporary=opened)
     except BaseException:
-        _remove_folder(folder)
+        opened.close()
         raise
 
 

@@ -11,7 +11,7 @@ from command_line import Terminal
 from flowship.runtime import Bundle, Flow
 from flowship.runtime.engines import EngineOptions
 from flowship.runtime.engines.onnx import OnnxEngine
-from flowship.runtime.engines.onnx_packed import packed_folder, packed_graph
+from flowship.runtime.engines.onnx_packed import packed_folder, packed_name
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_the_same_pictures(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_other_weights_or_builds_are_other_places() -> None:
-    places = [packed_graph(h, v) for h in (["a"], ["b"], ["a", "b"]) for v in ("1", "2")]
+    places = [packed_name(h, v) for h in (["a"], ["b"], ["a", "b"]) for v in ("1", "2")]
     assert len(set(places)) == len(places)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +13,17 @@ from ..convergence import QUICK, WHOLE, measure_floor, measure_profile
 from ..engines import EngineOptions, find_engine
 from ..engines.base import MAX_THREADS
 from ..engines.onnx import OnnxEngine
-from ..engines.onnx_packed import packed_folder
+from ..engines.onnx_packed import make_packed_folder
 from ..errors import UsageError
 from ..flow import choose_precision, made_for
+from ..machine_limits import usable_cores
 from ..model import Model
 from ..plan import FLOOR_FACTOR, PLAN, PlanFile
 from ..plan_plot import plan_svg
 from ..plan_search import LONG_PICTURE, PlanSearch, Settings
 from ..planner import ONE_PATCH, planned_seconds
 from ..progress import ProgressLine
-from ..saved_plans import SavedPlan, save_plan
+from ..saved_plans import SavedPlan, make_plans_folder, save_plan
 from ..table import format_bytes
 from ..timing import sequential_estimate
 from .options import add_bundle, add_report, print_json, thread_count
@@ -71,6 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         check_file(arguments.plot)
     threads = _thread_counts(arguments.threads)
+    if arguments.save:
+        make_plans_folder()
+    if arguments.pack_weights:
+        make_packed_folder()
     with Bundle.open(arguments.bundle) as bundle:
         if bundle.spec.image.num_patches == 1:
             raise UsageError(f"{bundle.manifest.name}: {ONE_PATCH}: there is nothing to plan")
@@ -144,7 +148,7 @@ def _with_profile(
 
 def _thread_counts(text: str | None) -> tuple[int, ...]:
     if text is None:
-        return tuple(sorted({1, min(os.cpu_count() or 1, MAX_THREADS)}))
+        return tuple(sorted({1, min(usable_cores(), MAX_THREADS)}))
     try:
         return tuple(sorted({thread_count(part) for part in text.split(",")}))
     except argparse.ArgumentTypeError as error:
@@ -162,7 +166,7 @@ def _pack(
 ) -> None:
     with closing(OnnxEngine(bundle, EngineOptions(precision, arguments.device))) as engine:
         written = engine.pack_weights()
-    where = packed_folder()
+    where = make_packed_folder()
     progress.note(
         f"packed weights: {format_bytes(written)} written to {where}"
         if written
