@@ -105,9 +105,7 @@ def cannot_open_packed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_opened_again_is_not_kept(
     flowship: Terminal, cache: Path, cannot_open_packed: None
 ) -> None:
-    with pytest.raises(
-        EngineError, match=r"(?s)cannot pack .* and open it again: .*cannot get"
-    ):
+    with pytest.raises(EngineError, match=r"(?s)cannot pack .* and open it again: .*cannot get"):
         _pack()
     assert list(cache.iterdir()) == []
     refused = flowship.refused("plan", "-q", "--threads", "1", "--pack-weights", status=1)
