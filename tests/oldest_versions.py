@@ -1,4 +1,4 @@
-"""Prints the oldest versions that pyproject.toml declares, for pip: ``oldest_versions.py EXTRA``."""
+"""Prints the oldest versions that pyproject.toml declares, for pip; extras are its arguments."""
 
 from __future__ import annotations
 
