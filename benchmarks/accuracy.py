@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from math import isfinite
 from statistics import median
 
+from ..runtime.extras import is_installed
 from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
 from ..runtime.manifest import Quality
@@ -111,7 +111,7 @@ def _reference(case: Case, contender: FlowContender) -> Case | None:
     """Float32 sequential: with ONNX Runtime where it is, another engine's witness, else its own."""
     precisions = contender.flow.bundle.manifest.precisions
     for engine in ("onnx", case.engine):
-        there = engine == case.engine or find_spec("onnxruntime") is not None
+        there = engine == case.engine or is_installed("onnxruntime")
         if there and "fp32" in precisions.get(made_for(engine), ()):
             device = case.device if engine == case.engine else "cpu"
             return replace(case, engine=engine, precision="fp32", device=device, window=1)

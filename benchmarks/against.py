@@ -18,6 +18,7 @@ from ..runtime.flow import draw_noise
 from ..runtime.guidance import Guidance
 from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
+from ..runtime.input_paths import check_readable
 from ..runtime.machine_limits import usable_cores
 from ..runtime.stats import ratio_interval
 from .baseline import Baseline
@@ -59,6 +60,7 @@ def check_same_weights(checkpoint: Path, bundles: Sequence[BundlePath]) -> str |
         CheckpointError: there is no such checkpoint.
         UsageError: a bundle was not exported from this checkpoint.
     """
+    check_readable(checkpoint, "--baseline", folder=True)
     # By name: benchmarks use the runtime alone. This module needs no torch.
     files: Any = importlib.import_module(
         f"{__package__.rpartition('.')[0]}.export.checkpoint_files"

@@ -16,7 +16,9 @@ from typing import Any, get_type_hints
 
 from ..runtime.atomic import atomic_file
 from ..runtime.errors import BundleError, UsageError
+from ..runtime.input_paths import check_readable
 from ..runtime.schema import from_json, parse_json, to_json
+from ..runtime.text import printable
 from ..runtime.text_files import read_text
 from ..runtime.trust import NOT_A_SPEED
 from .row import EQUAL_DB, Row, summarized
@@ -37,7 +39,7 @@ _HTML_DATA = re.compile(r'<script type="application/json" id="rows">(.*?)</scrip
 
 def dumps(rows: Sequence[Row], kind: str) -> str:
     """Rows as the text of one of FORMATS."""
-    return _WRITERS[kind](rows)
+    return printable(_WRITERS[kind](rows))
 
 
 def _json(rows: Sequence[Row]) -> str:
@@ -63,7 +65,9 @@ def _cell(row: Row, name: str) -> Any:
     """A scalar as it is, None as the empty cell, a list as JSON."""
     value = getattr(row, name)
     if name in _LISTS:
-        return json.dumps(value, ensure_ascii=False)
+        return printable(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, str):
+        return printable(value)
     return int(value) if isinstance(value, bool) else value
 
 
@@ -326,8 +330,7 @@ def read_rows(path: Path, note: Note = _to_stderr) -> list[Row]:
     Raises:
         UsageError: not such a file; the message says what is wrong where.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file")
+    check_readable(path)
     if path.suffix.lower() in SQLITE_SUFFIXES:
         return _parse(_read_sqlite(path), str(path))
     return loads(read_text(path), path.suffix.lower().removeprefix("."), str(path), note)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..runtime.commands.options import print_json_text
 from ..runtime.errors import FlowshipError
 from .formats import dumps, table, write_rows
 from .report import write_report
@@ -95,8 +96,7 @@ class RowKeeper:
         if self._stream:
             self._print({**self._unfinished(), **self._rows})
         else:
-            text = table(rows) if self._kind == "md" else dumps(rows, self._kind)
-            print(text, end="", flush=True)
+            self._print_text(table(rows) if self._kind == "md" else dumps(rows, self._kind))
 
     def _print(self, rows: Mapping[int, Row]) -> None:
         """Those that are not printed yet; the header of csv comes once."""
@@ -106,7 +106,10 @@ class RowKeeper:
             if self._kind == "csv" and self._printed:
                 text = text.partition("\n")[2]
             self._printed.update(fresh)
-            print(text, end="", flush=True)
+            self._print_text(text)
+
+    def _print_text(self, text: str) -> None:
+        print_json_text(text) if "json" in self._kind else print(text, end="", flush=True)
 
 
 def _try(path: Path, rows: Sequence[Row]) -> Exception | None:

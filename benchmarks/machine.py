@@ -103,7 +103,9 @@ def commit() -> str | None:
 def _output(*command: str) -> str:
     """What a command prints; empty where it is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..runtime.atomic import atomic_file
 from ..runtime.table import format_number
+from ..runtime.text import printable
 from ..runtime.trust import NOT_A_SPEED
 from .formats import compact, reached, remarks, told_apart
 from .row import EQUAL_DB, Row
@@ -56,7 +57,7 @@ li { color: var(--soft); font-size: .9rem }
 def write_report(path: Path, rows: Sequence[Row]) -> None:
     """Write the report; ``flowship bench compare`` reads the rows in it again."""
     with atomic_file(path) as file:
-        file.write(report_html(rows).encode())
+        file.write(printable(report_html(rows)).encode())
 
 
 def report_html(rows: Sequence[Row]) -> str:

@@ -13,6 +13,7 @@ from ..runtime.atomic import check_file, check_folder
 from ..runtime.bundle_rules import check_name, usable_name
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.file_kinds import readable
+from ..runtime.input_paths import check_readable
 from ..runtime.labels import read_label_names
 from ..runtime.outputs import check_suffix
 from .checkpoint_files import CheckpointFiles, without_suffix
@@ -85,8 +86,8 @@ def check_places(arguments: argparse.Namespace, output: Path) -> None:
         UsageError: it is not there or cannot be written.
     """
     data, plot = arguments.data, arguments.plot
-    if data is not None and not data.exists():
-        raise UsageError(f"--data {data} does not exist")
+    if data is not None:
+        check_readable(data, "--data", folder=True)
     check_folder(output)
     real = os.path.realpath(output)
     if readable(real) != real:

@@ -19,6 +19,7 @@ from typing import Any
 from ..runtime.errors import CheckpointError
 from ..runtime.file_kinds import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, find_kind, readable
 from ..runtime.hashing import sha256_of
+from ..runtime.input_paths import why_not
 
 MAX_INDEX_BYTES = 16 << 20  # an index of a thousand layers has 0.2 MB
 MAX_PARTS = 1000
@@ -70,14 +71,22 @@ def find_files(path: Path) -> CheckpointFiles:
     if path.is_dir():
         return _of_folder(path)
     if not path.is_file():
-        what = "not a regular file" if path.exists() else "there is no such file"
-        raise CheckpointError(f"{readable(str(path))}: {what}")
+        raise CheckpointError(f"{readable(str(path))} {_what_is_there(path)}")
     if path.name.endswith(INDEX_SUFFIXES):
         return _of_index(path)
     if (part := _PART.fullmatch(path.name)) and int(part["count"]) > 1:
         return _of_part(path, part)
     _refuse_other(path)
     return _single(path)
+
+
+def _what_is_there(path: Path) -> str:
+    """Of something that is neither a file nor a folder."""
+    try:
+        path.stat()
+    except OSError as error:
+        return why_not(path, error)
+    return "is not a regular file"
 
 
 def _single(path: Path) -> CheckpointFiles:

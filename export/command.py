@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.commands.inspect import FP16_NOTE, quality_table, quality_words
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError
+from ..runtime.extras import need
 from ..runtime.file_kinds import readable
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
@@ -26,6 +27,12 @@ from .checkpoint_files import find_files
 
 if TYPE_CHECKING:
     from .pipeline import Report
+
+PACKAGES = {  # of each target: what writes it and what runs it
+    "onnx": ("onnx", "onnxruntime"),
+    "executorch": ("executorch",),
+    "coreml": ("coremltools",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +135,8 @@ def run(arguments: argparse.Namespace) -> int:
     request = read_request(arguments)
     output = find_output(arguments, find_files(arguments.checkpoint))
     check_places(arguments, output)
+    # Said now, not after torch has loaded and blocks were converted.
+    need("flowship export", "torch", *(p for t in request.targets for p in PACKAGES.get(t, ())))
     progress = ProgressLine(not arguments.quiet)
     try:
         from .pipeline import run_export

@@ -166,7 +166,7 @@ class _Export:
             path = self.root / "quality" / f"frontier-{engine}.svg"
             path.parent.mkdir(exist_ok=True)
             path.write_text(svg, "utf-8")
-        (self.root / PLAN).write_text(PlanFile().dumps())
+        (self.root / PLAN).write_text(PlanFile().dumps(), "utf-8")
         old = self.kept.old.manifest if self.kept.old else None
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -191,7 +191,7 @@ class _Export:
         manifest = self._add_golden_steps(manifest)
         patches = None if self.whole else self._patches_checked
         manifest = add_peak_memory(manifest, self.root, patches, self.progress)
-        (self.root / MANIFEST).write_text(manifest.dumps())
+        (self.root / MANIFEST).write_text(manifest.dumps(), "utf-8")
         self.progress.clear()
         return Report(manifest, tuple(self.kept.names), self.mixtures, self._frontiers())
 
@@ -466,7 +466,7 @@ class _Export:
             options = EngineOptions(PROFILE_PRECISION, packed=False)
             with closing(find_engine("onnx")(profiled, options)) as engine:
                 profile = measure_profile(Model(profiled, engine), floors, self._tell_profile)
-        (self.root / PLAN).write_text(PlanFile(profile=profile).dumps())
+        (self.root / PLAN).write_text(PlanFile(profile=profile).dumps(), "utf-8")
 
     def _tell_profile(self, fraction: float) -> None:
         self.progress.update(0.9 + 0.08 * fraction, "measuring convergence in windows")

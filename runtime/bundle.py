@@ -75,6 +75,8 @@ class Bundle:
         Raises:
             BundleError: incomplete, damaged, hostile, too new, or not a bundle at all.
         """
+        if path == "":
+            raise BundleError("the name of the bundle is empty")
         embedded = path in (None, EMBEDDED_NAME)
         place = EMBEDDED if embedded else Path(path or "")
         try:

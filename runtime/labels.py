@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 import numpy.typing as npt
 
 from .errors import UsageError
+from .input_paths import check_readable
 from .spec import FlowSpec
 from .values import as_index, plain, several, show
 
@@ -123,6 +124,7 @@ def read_label_names(path: Path) -> tuple[str, ...]:
     Raises:
         UsageError: the file cannot be read, or holds a name that cannot be typed.
     """
+    check_readable(path, "--label-names")
     what = f"--label-names {path}"
     try:
         with path.open("rb") as file:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from .errors import BundleError
 from .schema import from_json, parse_json, to_json
 from .spec import FlowSpec
+from .text import portable_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -178,7 +179,8 @@ class Manifest:
     golden: Golden
 
     def dumps(self) -> str:
-        return json.dumps(to_json(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(to_json(self), indent=1, ensure_ascii=False, allow_nan=False)
+        return portable_json(text) + "\n"
 
     @staticmethod
     def loads(text: str) -> Manifest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,9 @@ from PIL import Image
 
 from .errors import UsageError
 from .images import Floats
+from .input_paths import check_readable
 from .prepare import Prepared, prepare_picture
+from .progress import say
 from .spec import ImageSpec
 
 PathLike = str | os.PathLike[str]
@@ -55,16 +56,15 @@ def find_files(paths: Sequence[PathLike]) -> list[Path]:
     others: Counter[str] = Counter()
     found = [file for path in map(Path, paths) for file in _find(path, others)]
     if others:
-        print(f"note: {_left_out(others)}", file=sys.stderr)
+        say(f"note: {_left_out(others)}")
     return found
 
 
 def _find(path: Path, others: Counter[str]) -> list[Path]:
+    check_readable(path, folder=True)
     suffix = path.suffix.lower()
     if path.is_dir():
         return _find_in_folder(path, others)
-    if not os.path.lexists(path):
-        raise UsageError(f"{path} does not exist")
     if suffix in SUFFIXES:
         return [path]
     if suffix in _OTHERS:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .atomic import atomic_file
 from .errors import FlowshipError, UsageError
 from .images import Floats, from_uint8
+from .input_paths import check_readable
 from .picture_files import FORMATS, PathLike, decode_picture, find_files
 from .prepare import Prepared
 from .spec import FlowSpec, ImageSpec
@@ -62,12 +63,11 @@ def read_picture(path: PathLike, spec: ImageSpec) -> Floats:
 
 def read_prepared(path: PathLike, spec: ImageSpec) -> tuple[Floats, Prepared]:
     """The same with what was done to the picture."""
+    check_readable(path)
     if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{path} is not a regular file")  # a pipe would be waited for
     try:
         return decode_picture(path, spec)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist") from error
     except FlowshipError as error:
         raise UsageError(f"{path}: {error}") from error
     # Decoders answer damaged files with OSError, SyntaxError, struct.error, MemoryError, ...
@@ -153,10 +153,9 @@ def map_npy(path: Path) -> npt.NDArray[Any]:
     Raises:
         UsageError: it is not there, or no .npy that numpy maps.
     """
+    check_readable(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist") from error
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise UsageError(f"{path} cannot be read as .npy: {error}") from error
 
@@ -266,6 +265,7 @@ def _show(shape: tuple[int, ...]) -> str:
 
 
 def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[int, ...] | None]:
+    check_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = set(archive.namelist())
@@ -277,8 +277,6 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
             if "labels.npy" in members:
                 with archive.open("labels.npy") as file:
                     labels = _read_rows(file, limit)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist") from error
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile) as error:
         if isinstance(error, UsageError):
             raise
@@ -297,6 +295,7 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
 
 
 def _read_member(path: Path, name: str, row: tuple[int, ...]) -> npt.NDArray[Any]:
+    check_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if f"{name}.npy" not in archive.namelist():

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from .atomic import atomic_file
 from .errors import UsageError
 from .images import Bytes, grid, grid_columns
+from .input_paths import check_readable
 from .recipe import Recipe
 from .recipe_text import KEY, MAX_TEXT, BadFile, find_recipe
 
@@ -84,6 +85,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     Raises:
         UsageError: another kind of file, without a recipe, or with one that is damaged or too new.
     """
+    check_readable(path)
     try:
         with open(path, "rb") as file:
             kind, text = find_recipe(file)

@@ -20,7 +20,7 @@ MAX_PICTURES = 1 << 16
 MAX_STEPS = 1000  # from one end to the other
 
 _ENGINE_WORDS = ("engine", "engine_version", "device", "precision")
-_PLAIN = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_PLAIN = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Recipe:
             if not is_sha256(getattr(self, name)):
                 raise UsageError(f"{name} is {getattr(self, name)[:80]!r}, expected a sha256")
         for name in ("flowship_version", "bundle", *_ENGINE_WORDS):
-            # They are printed: no control characters of a terminal.
+            # They are printed and stored: no control characters of a terminal, no half letters.
             if not _PLAIN.fullmatch(getattr(self, name)):
                 raise UsageError(f"{name} is {getattr(self, name)[:80]!r}, expected a short name")
 

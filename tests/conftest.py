@@ -60,6 +60,7 @@ def flowship(
 ) -> Terminal:
     """The command line, in an empty folder and with no plans saved by this machine's user."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("FLOWSHIP_TRACEBACK", "1")  # a mistake of ours is no refusal
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)

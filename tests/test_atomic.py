@@ -45,7 +45,7 @@ from flowship.runtime.atomic import atomic_folder
 with atomic_folder(sys.argv[1]) as folder:
     (folder / "x").write_text("mine")
     print(folder, flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,11 +214,15 @@ def test_work_counts_the_calls() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
 def test_a_busy_machine_is_noticed(tmp_path: Path) -> None:
-    loop = [sys.executable, "-c", "while True: pass"]
+    loop = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
     path = tmp_path / "a.json"
-    with subprocess.Popen(loop) as first, subprocess.Popen(loop) as second:
+    with (
+        subprocess.Popen(loop, stdout=subprocess.PIPE) as first,
+        subprocess.Popen(loop, stdout=subprocess.PIPE) as second,
+    ):
         try:
-            time.sleep(0.2)
+            for busy in (first, second):
+                assert busy.stdout and busy.stdout.readline()  # it runs
             assert main(["bench", *FAST, "-r", "25", "-o", str(path)]) == 0
         finally:
             first.kill()

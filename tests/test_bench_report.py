@@ -111,7 +111,7 @@ def test_hostile_strings_stay_text(flowship: Terminal, tmp_path: Path) -> None:
 
 
 def test_report_misuse(flowship: Terminal, tmp_path: Path) -> None:
-    assert "is not a file" in flowship.refused("bench", "report", "none.json", "-o", "x.html")
+    assert "does not exist" in flowship.refused("bench", "report", "none.json", "-o", "x.html")
     (tmp_path / "a.json").write_text("[1]")
     error = flowship.refused("bench", "report", tmp_path / "a.json", "-o", tmp_path / "x.html")
     assert "row 1: expected an object" in error

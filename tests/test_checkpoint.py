@@ -351,7 +351,7 @@ def test_other_files(tmp_path: Path, content: bytes, message: str, suffix: str) 
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
-    assert "there is no such file" in refusal(tmp_path / "nothing.pth")
+    assert "nothing.pth does not exist" in refusal(tmp_path / "nothing.pth")
     (tmp_path / "sharded.pth").mkdir()
     assert "a folder without a .safetensors or .pth file" in refusal(tmp_path / "sharded.pth")
 

@@ -135,9 +135,8 @@ def test_kill_at_any_moment_of_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flowship.runtime", "export", str(TINY), "-o", str(target)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with process:
-        deadline = time.monotonic() + 60
         while not any(tmp_path.glob(".x.flowship.partial-*/arrays")):
-            assert time.monotonic() < deadline and process.poll() is None
+            assert process.poll() is None
             time.sleep(0.01)
         process.kill()
     assert not target.exists()

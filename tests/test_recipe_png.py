@@ -177,7 +177,7 @@ def test_not_a_png(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "half.png").write_bytes(_png(RECIPE.dumps())[:60])
     for name in ("x.jpg", "text.png", "half.png", "nothing.png"):
-        with pytest.raises(UsageError, match=f"{name} (cannot be read as a PNG|has no flowship)"):
+        with pytest.raises(UsageError, match=f"{name} (cannot be read|has no|does not exist)"):
             read_recipe(tmp_path / name)
 
 

@@ -134,7 +134,7 @@ def opened(chromium: Any, address: str, script: str = "", **options: Any) -> Ite
     page, requests, errors = context.new_page(), list[str](), list[str]()
     context.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(180_000)  # other programs may keep all cores
     page.add_init_script(script)
     try:
         page.goto(address)

@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..flow import Flow
 from ..footprint import footprints
 from ..images import Bytes, Floats, grid, max_abs_error, psnr_db, to_uint8
+from ..input_paths import check_readable
 from ..machine_limits import usable_cores
 from ..manifest import Quality
 from ..opening import default_plan, made_for
@@ -98,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"--images: a model of {bundle.spec.image.in_channels} channels makes no pictures"
             )
-        if arguments.data and not arguments.data.exists():
-            raise UsageError(f"--data {arguments.data} does not exist")
+        if arguments.data:
+            check_readable(arguments.data, "--data", folder=True)
         comparison = _Comparison(bundle, arguments, progress)
         rows, pictures = [], []
         for row, images in comparison.rows():
@@ -169,16 +170,21 @@ class _Comparison:
     def _jobs(self) -> list[tuple[str, str]]:
         """What runs here, float32 first."""
         found: list[tuple[str, str]] = []
+        left_out: dict[str, str] = {}
         for name, precision, why_not in runnable_engines(self.bundle):
             if self.arguments.engine not in (None, name):
                 continue
             if why_not:
-                self.progress.note(f"{name} {precision} is left out: {why_not}")
+                left_out[f"{name} {precision}"] = why_not
             else:
                 found.append((name, precision))
         if not found:
             only = f" for the engine {self.arguments.engine}" if self.arguments.engine else ""
-            raise UsageError(f"{self.bundle.manifest.name} has nothing{only} that runs here")
+            missing = "; ".join(f"{what}: {why}" for what, why in left_out.items())
+            end = f" ({missing})" if missing else ""
+            raise UsageError(f"{self.bundle.manifest.name} has nothing{only} that runs here{end}")
+        for what, why in left_out.items():
+            self.progress.note(f"{what} is left out: {why}")
         return sorted(found, key=lambda job: job[1] != "fp32")
 
     def _read(self, path: Path) -> tuple[Floats, list[int | None]]:

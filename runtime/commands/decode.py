@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..images import Floats
 from ..outputs import ARRAYS, NPZ, PICTURES, check_output
 from ..picture_formats import check_sheet, write_npz, write_pictures
 from ..pictures import read_latents, write_array
+from ..progress import say
 from .options import (
     add_bundle,
     add_engine,
@@ -97,9 +97,7 @@ def _write(kind: str, images: Floats, latents: Floats, arguments: argparse.Names
     if kind in PICTURES:
         good = np.isfinite(images).all(axis=(1, 2, 3))
         write_pictures(arguments.output, kind, images[good])
-        print(
-            f"note: {arguments.output} has no recipe, generate --noise writes one", file=sys.stderr
-        )
+        say(f"note: {arguments.output} has no recipe, generate --noise writes one")
     elif kind == NPZ:
         write_npz(arguments.output, images=images, **{arguments.input: latents})
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..pictures import (
     view_images,
 )
 from ..prepare import Prepared
-from ..progress import ProgressLine
+from ..progress import ProgressLine, say
 from ..spec import ImageSpec
 
 T = TypeVar("T")
@@ -64,7 +63,7 @@ class Done(Generic[T]):
 
     def say(self, text: str) -> None:
         """A line on stderr."""
-        print(f"flowship {self.command}: {text}", file=sys.stderr)
+        say(f"flowship {self.command}: {text}")
 
 
 # Pictures with their labels and the number of the first one to a result for each.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from ..labels import resolve_labels
 from ..outputs import free_name, is_device
 from ..picture_formats import has_room, write_pictures
 from ..pictures import read_latents, write_array
-from ..progress import ProgressLine
+from ..progress import ProgressLine, say
 from ..recipe import MAX_PICTURES, Between, Recipe
 from .options import sampling
 
@@ -218,7 +217,7 @@ def save(
     latents = save_latents(path, job) if has_room(kind, recipe, len(result), columns) else None
     write_pictures(path, kind, result.images, recipe, **options)
     if not has_room(kind, recipe, len(result), columns):
-        print(f"note: the recipe is not in {path}: {_why_lost(kind)}", file=sys.stderr)
+        say(f"note: the recipe is not in {path}: {_why_lost(kind)}")
     return path, latents
 
 
@@ -227,7 +226,7 @@ def save_latents(path: Path, job: Job) -> Path | None:
     if job.ends is None:
         return None
     if is_device(path):
-        print(f"note: {path} cannot keep latents, so --like cannot make it again", file=sys.stderr)
+        say(f"note: {path} cannot keep latents, so --like cannot make it again")
         return None
     place = Path(f"{path}{LATENTS}")
     write_array(place, job.ends)

@@ -17,9 +17,12 @@ from ..errors import UsageError
 from ..flow import Flow
 from ..guidance import GUIDE_WHAT, Guidance
 from ..images import Floats
+from ..input_paths import check_readable
 from ..pictures import read_images
 from ..plan import Plan, PlanFile
+from ..progress import say
 from ..spec import FlowSpec, ImageSpec
+from ..text import ascii_json, is_utf8, printable
 
 MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill the disk
 
@@ -119,12 +122,13 @@ def _plan(choice: str | Plan) -> Plan | Literal["saved", "default"]:
         return choice
     if choice in ("saved", "default"):
         return "saved" if choice == "saved" else "default"
+    if not Path(choice).exists():
+        raise UsageError(f"--plan {choice!r} does not exist: expected saved, default or a file")
+    check_readable(choice, "--plan")
     try:
         text = Path(choice).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--plan {choice!r} is neither saved nor default nor a file: {error}"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--plan {choice} is not text in UTF-8: {error}") from error
     return PlanFile.loads(text, choice).plan
 
 
@@ -167,18 +171,15 @@ def warn_if_guidance_is_idle(arguments: argparse.Namespace) -> None:
         names = ("guide_what", "annealed_guidance", "attn_temp")
         if given := [_dashed(name) for name in names if is_given(arguments, name)]:
             words = ", ".join(given)
-            print(f"note: {words} changes nothing without --guidance", file=sys.stderr)
+            say(f"note: {words} changes nothing without --guidance")
     if arguments.guidance > 0 and arguments.label is None and arguments.attn_temp == 1:
-        print(
-            "note: guidance changes nothing without --label or an --attn-temp other than 1",
-            file=sys.stderr,
-        )
+        say("note: guidance changes nothing without --label or an --attn-temp other than 1")
 
 
 def warn_if_label_is_idle(arguments: argparse.Namespace, spec: FlowSpec) -> None:
     """Numbers are ignored by a model without classes; names are an error before this."""
     if arguments.label is not None and not spec.num_classes:
-        print("note: this model has no classes, --label changes nothing", file=sys.stderr)
+        say("note: this model has no classes, --label changes nothing")
 
 
 def parse_seeds(text: str, count: int | None) -> list[int]:
@@ -217,4 +218,9 @@ def read_all(paths: Sequence[Path], spec: ImageSpec) -> tuple[list[str], Floats]
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    print_json_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_json_text(text: str) -> None:
+    """JSON on stdout, in ASCII where that is not UTF-8: its own escapes are not JSON's."""
+    print(printable(text) if is_utf8(sys.stdout) else ascii_json(text), end="", flush=True)

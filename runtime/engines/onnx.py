@@ -13,6 +13,7 @@ from ..errors import EngineError, UsageError
 from ..footprint import loaded_bytes
 from ..manifest import Artifact
 from ..spec import ARBlock, FlowSpec, ImageSpec
+from ..text import utf8_path
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
 from .onnx_core_stage import CoreStage
 from .onnx_file import check_external_data
@@ -285,8 +286,9 @@ class OnnxEngine:
         return self._load(path, options)
 
     def _load(self, path: Path, options: Any) -> onnxruntime.InferenceSession:
+        name = utf8_path(path, "ONNX Runtime")
         try:
-            return self.ort.InferenceSession(str(path), options, providers=[self._provider])
+            return self.ort.InferenceSession(name, options, providers=[self._provider])
         except Exception as error:  # onnxruntime's exceptions have no common base
             hint = outdated(self.ort.__version__)
             raise EngineError(f"onnxruntime cannot load {path}: {error}{hint}") from error

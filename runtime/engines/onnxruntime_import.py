@@ -12,7 +12,8 @@ import os
 import re
 from typing import Any
 
-from ..errors import MissingExtraError
+from ..errors import EngineError
+from ..extras import need
 
 OLDEST = (1, 23)  # as in pyproject.toml, which says why
 
@@ -39,9 +40,13 @@ def import_onnxruntime(what: str) -> Any:
 
     Raises:
         MissingExtraError: it is not installed.
+        EngineError: it is, but for another Python or system.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    need(what, "onnxruntime")
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise MissingExtraError(what, "onnxruntime", "onnx") from error
+        raise EngineError(
+            f"{what}: onnxruntime is installed and cannot be loaded: {error}"
+        ) from error

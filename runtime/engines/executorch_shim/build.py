@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import EngineError, FlowshipError, MissingExtraError
+from ...extras import is_installed
 from ...locks import private_folder
 from ...user_folders import make_user_folder, user_folder
 
@@ -47,7 +48,7 @@ class Wheel:
 
 def find_wheel() -> Wheel | None:
     """Where executorch is installed; None if it is not. Imports nothing of it."""
-    spec = importlib.util.find_spec("executorch")
+    spec = importlib.util.find_spec("executorch") if is_installed("executorch") else None
     if spec is None or not spec.submodule_search_locations:
         return None
     try:
@@ -89,7 +90,11 @@ def build() -> Path:
     with private_folder(target.parent, ".build-") as folder:
         output = folder / target.name
         done = subprocess.run(
-            [*command, "-o", str(output)], capture_output=True, text=True, check=False
+            [*command, "-o", str(output)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         if done.returncode:
             raise EngineError(f"{command[0]} failed:\n{done.stderr.strip()}")
