@@ -19,10 +19,10 @@ from ..runtime.guidance import Guidance
 from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
 from ..runtime.input_paths import check_readable
+from ..runtime.machine_limits import usable_cores
 from ..runtime.stats import ratio_interval
 from .baseline import Baseline
 from .contender import BundlePath, Floats, Subject
-from .machine import usable_cores
 from .row import EQUAL_DB, Row, summarized
 from .trust import judged
 from .turns import Job

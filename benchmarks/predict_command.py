@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle import Bundle
 from ..runtime.commands.options import is_given, print_json, thread_count
 from ..runtime.errors import MissingExtraError, UsageError
+from ..runtime.locks import private_folder
 from ..runtime.manifest import Manifest
 from ..runtime.plan import PLAN, PlanFile, Profile
 from ..runtime.planner import ONE_PATCH
@@ -302,10 +301,10 @@ def validate_published(size: str, threads: int) -> tuple[Speed, list[Validation]
     if size not in synthetic.PRESETS:
         raise UsageError(f"no published size {size!r}: choose from {', '.join(synthetic.PRESETS)}")
     preset = synthetic.PRESETS[size]
-    with tempfile.TemporaryDirectory(prefix="flowship-") as folder:
+    with private_folder() as folder:
         config = replace(preset.config, num_blocks=1)
-        checkpoint = synthetic.write_checkpoint(Path(folder), preset.dataset, config)
-        output = Path(folder) / "block.flowship"
+        checkpoint = synthetic.write_checkpoint(folder, preset.dataset, config)
+        output = folder / "block.flowship"
         options = targets.TargetOptions(denoise=False)
         request = requests.ExportRequest(("onnx",), ("fp32",), options=options)
         pipeline.export_checkpoint(checkpoint, output, request, ProgressLine())

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from ..runtime.atomic import atomic_folder
+from ..runtime.atomic import atomic_file, atomic_folder
 from ..runtime.bundle import Bundle
 from ..runtime.bundle_rules import usable_name
 from ..runtime.convergence import measure_floor, measure_profile
@@ -123,7 +123,8 @@ def run_export(
         for engine, svg in report.frontiers.items():
             several = len(report.frontiers) > 1
             own = plot.with_stem(f"{plot.stem}-{engine}") if several else plot
-            own.write_text(svg, "utf-8")
+            with atomic_file(own) as file:
+                file.write(svg.encode())
     store.unlink(missing_ok=True)
     return report
 

@@ -160,7 +160,8 @@ class Bundle:
     def _lay_out(self, files: dict[str, Path]) -> Path:
         """A folder with plain files by these names: engines find weights beside a graph by name."""
         # Imported here: tempfile takes 5 ms, and most bundles hold plain files only.
-        from .plain_files import lay_out, private_folder
+        from .locks import private_folder
+        from .plain_files import lay_out
 
         try:
             if self._laid_out is None:

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from .atomic import naming
 from .bundle_rules import MAX_MANIFEST_BYTES, check_manifest
 from .errors import BundleError
 from .litter import is_litter_name
+from .locks import private_folder
 from .manifest import MANIFEST, Manifest
-from .plain_files import private_folder
 from .safe_paths import check_distinct, check_relative
 
 # Weights are noise to a compressor (8% smaller at best); the slack is for small all-alike arrays.
@@ -41,10 +42,18 @@ def unpack_privately(path: Path, opened: ExitStack) -> Path:
     """Unpack into a new folder that only this user can enter; closing ``opened`` removes it.
 
     Raises:
-        BundleError: as unpack_bundle().
+        BundleError: as unpack_bundle(), or the folder cannot be written to.
     """
-    folder = opened.enter_context(private_folder())
-    unpack_bundle(path, folder)
+    try:
+        folder = opened.enter_context(private_folder())
+        unpack_bundle(path, folder)
+    except OSError as error:
+        if error.filename in (None, str(path)):
+            raise
+        raise BundleError(
+            f"unpacking it stopped at {error.filename}: {error.strerror}: unzip the bundle where "
+            "there is room and open the folder, or set TMPDIR"
+        ) from error
     return folder
 
 
@@ -65,7 +74,8 @@ def unpack_bundle(path: Path, folder: Path) -> None:
         _check_sizes(path, folder, manifest, entries)
         for name, entry in manifest.files.items():
             _extract(archive, entries[name], folder / name, entry.bytes)
-        (folder / MANIFEST).write_bytes(data)
+        with naming(folder):
+            (folder / MANIFEST).write_bytes(data)
 
 
 @contextmanager
@@ -173,7 +183,7 @@ def _check_sizes(path: Path, folder: Path, manifest: Manifest, entries: Entries)
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, num_bytes: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(info) as source, path.open("xb") as target:
+    with naming(path), archive.open(info) as source, path.open("xb") as target:
         while piece := source.read(_PIECE_BYTES):  # never gives more than info.file_size
             target.write(piece)
         if target.tell() != num_bytes:

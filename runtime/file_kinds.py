@@ -175,8 +175,7 @@ def _of_zip(path: Path) -> FileKind | None:
     except Exception:  # damaged in any way: whoever reads it says how
         return None
     last = {name.rpartition("/")[2] for name in names}
-    manifests = [name.removeprefix("./") for name in names if name.endswith(MANIFEST)]
-    if MANIFEST in last and any(name.count("/") < 2 for name in manifests):
+    if MANIFEST in last:
         return FileKind("bundle", "a zipped bundle")
     if "data.pkl" in last:
         if "constants.pkl" in last:

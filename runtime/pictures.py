@@ -137,8 +137,11 @@ def write_array(path: PathLike, array: npt.NDArray[Any]) -> None:
     """
     if array.dtype.kind == "f":
         array = array.astype("<f4")
+    array = np.ascontiguousarray(array)
     with atomic_file(path) as file:
-        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        # np.save() gives no reason where a disk is full
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 # ---- arrays -------------------------------------------------------------------------------------

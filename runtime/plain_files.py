@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import BundleError
@@ -30,16 +28,6 @@ def lay_out(files: Mapping[str, Path], folder: Path) -> None:
             os.link(source, target)
         except OSError:  # another disk, one without hard links, or a file of another user
             _copy(source, target, folder)
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A new folder that only this user can enter, removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="flowship-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path, folder: Path) -> None:

@@ -85,7 +85,7 @@ WRONG = {  # options: status, and what the message says
     "--licence EMPTY": (2, "--licence '' is empty"),
     "--weights EMPTY": (2, "--weights '' is empty"),
     "--plot x.svg": (2, "--plot draws the search"),
-    "--plot x.png --max-size 1MB": (2, "an SVG is written"),
+    "--plot x.png --max-size 1MB": (2, "name a file that ends in .svg"),
     "--plot no/x.svg --max-size 1MB": (2, "does not exist"),
     "--plot b/x.svg -o b --max-size 1MB": (2, "lies in the bundle"),
     # together with others they would change nothing

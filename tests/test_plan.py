@@ -24,7 +24,7 @@ from flowship.runtime.images import to_uint8
 from flowship.runtime.model import Model
 from flowship.runtime.plan import Convergence, Plan, PlanFile, Profile
 from flowship.runtime.planner import choose_windows, chosen_windows, planned_seconds
-from flowship.runtime.saved_plans import load_saved_plan, plans_folder
+from flowship.runtime.saved_plans import load_saved_plan, make_plans_folder, plans_folder
 from flowship.runtime.spec import MAX_PATCHES, ARBlock, TrainingNoise
 
 
@@ -275,8 +275,7 @@ def test_like_takes_the_plan_from_the_picture(
 def test_a_damaged_saved_plan_is_named() -> None:
     with Flow.open() as flow:
         sha256 = flow.bundle.sha256
-    plans_folder().mkdir(parents=True)
-    (plans_folder() / f"{sha256[:16]}-onnx-fp32-cpu.json").write_text("{")
+    (make_plans_folder() / f"{sha256[:16]}-onnx-fp32-cpu.json").write_text("{")
     with pytest.raises(BundleError, match=f"{sha256[:16]}.*is not JSON"):
         Flow.open()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from ...runtime.engines.quiet import quiet_native_stderr
 from ...runtime.errors import MissingExtraError
+from ...runtime.locks import private_folder
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import BlockWeights, TarFlowBlock, TarFlowConfig
@@ -139,8 +139,8 @@ def _template(plan: ProgramPlan, precision: str) -> ProgramTemplate:
         else:
             arrays[name] = np.zeros(tuple(tensor.shape), _dtype(precision))
     marked = stand_ins(arrays)  # scales have to be normal numbers, also before they are patched
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "template.pte"
+    with private_folder() as folder:
+        path = folder / "template.pte"
         lower(plan, marked, path)
         return ProgramTemplate(path, marked)
 

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import onnx
 
-from ...runtime.engines.onnx_forms import CODES, CODES_INT8_CACHE, FLOATS
+from ...runtime.engines.onnx_forms import (
+    CODES,
+    CODES_INT8_CACHE,
+    FLOATS,
+    check_int8_cache_version,
+)
+from ...runtime.engines.onnxruntime_import import import_onnxruntime
 from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
@@ -121,6 +127,7 @@ def check_int8_cache(config: TarFlowConfig, precisions: Collection[str]) -> None
 
     Raises:
         UsageError: none of them is quantized, or the model is not wide.
+        EngineError: the installed ONNX Runtime, which compares the result, cannot run it.
     """
     if not any(precision in OnnxTarget.formats for precision in precisions):
         raise UsageError(
@@ -133,6 +140,7 @@ def check_int8_cache(config: TarFlowConfig, precisions: Collection[str]) -> None
             f"{config.channels}: it computes in float32, where windows would give other pictures "
             "with such a cache; leave it out"
         )
+    check_int8_cache_version(import_onnxruntime("the comparison").__version__)
 
 
 def _gqa_form(codes: bool, int8_cache: bool) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from ..flow import Flow
 from ..footprint import footprints
 from ..images import Bytes, Floats, grid, max_abs_error, psnr_db, to_uint8
 from ..input_paths import check_readable
+from ..machine_limits import usable_cores
 from ..manifest import Quality
 from ..opening import default_plan, made_for
 from ..pictures import read_labelled
@@ -279,7 +279,7 @@ def _cells(row: Compared, first_bytes: int) -> list[str]:
 
 def time_remarks(rows: list[Compared]) -> list[str]:
     """Under which conditions the times were taken, and why they are not all trusted."""
-    found = [f"times: {describe(os.cpu_count() or 1)}; the rows ran one after another, no verdict"]
+    found = [f"times: {describe(usable_cores())}; the rows ran one after another, no verdict"]
     found[0] += " on which is faster: flowship bench lets them take turns"
     for row in rows:
         name = f"{row.engine} {row.precision}"

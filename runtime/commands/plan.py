@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -17,9 +16,10 @@ from ..convergence import QUICK, WHOLE, measure_floor, measure_profile
 from ..engines import EngineOptions, find_engine
 from ..engines.base import MAX_THREADS
 from ..engines.onnx import OnnxEngine
-from ..engines.onnx_packed import packed_folder
+from ..engines.onnx_packed import make_packed_folder
 from ..errors import FlowshipError, UsageError
 from ..flow import Flow
+from ..machine_limits import usable_cores
 from ..model import Model
 from ..opening import choose_precision, made_for
 from ..outputs import check_suffix
@@ -29,7 +29,7 @@ from ..plan_search import LONG_PICTURE, Candidate, PlanSearch, Settings
 from ..plan_verdict import PictureTimes, time_plan
 from ..planner import ONE_PATCH, planned_seconds
 from ..progress import ProgressLine
-from ..saved_plans import SavedPlan, save_plan, saved_plan_path
+from ..saved_plans import SavedPlan, make_plans_folder, save_plan
 from ..table import format_bytes
 from ..timing import sequential_estimate
 from ..trust import UNTIMED_ENGINES, UNTIMED_NOTE
@@ -83,13 +83,14 @@ def run(arguments: argparse.Namespace) -> int:
         check_file(arguments.plot)
         check_suffix(arguments.plot, (".svg",), "--plot")
     threads = _thread_counts(arguments.threads)
+    if arguments.save:
+        make_plans_folder()
+    if arguments.pack_weights:
+        make_packed_folder()
     with Bundle.open(arguments.bundle) as bundle:
         if bundle.spec.image.num_patches == 1:
             raise UsageError(f"{bundle.manifest.name}: {ONE_PATCH}: there is nothing to plan")
         precision = choose_precision(bundle, arguments.engine, arguments.precision)
-        if arguments.save:
-            where = bundle.sha256, arguments.engine, precision, arguments.device
-            check_plan_place(saved_plan_path(*where))
         spinning = {"no": (False,), "yes": (True,), "try": (False, True)}[arguments.spinning]
         settings = Settings(
             arguments.engine, precision, arguments.device, threads, spinning, not arguments.inexact
@@ -109,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.pack_weights:
             _try(lambda: _pack(bundle, arguments, precision, progress), errors)
         name = bundle.manifest.name
-    conditions = f"{describe(os.cpu_count() or 1)}; {version}"
+    conditions = f"{describe(usable_cores())}; {version}"
     if arguments.json:
         print_json(plan_report(name, best, plan, saved, found, conditions))
     else:
@@ -171,25 +172,6 @@ def _plot(path: Path, name: str, best: Candidate) -> None:
         file.write(plan_svg(name, best.plain, best.guided).encode())
 
 
-def check_plan_place(path: Path) -> None:
-    """Try the folder of saved plans before the measuring.
-
-    Raises:
-        UsageError: it cannot be made or written; the message names what chooses another.
-    """
-    probe = path.with_name(f".{path.name}.probe-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
-        check_file(path)
-    except OSError as error:
-        raise UsageError(
-            f"--save: {path} cannot be written: {error.strerror or error} (XDG_CONFIG_HOME "
-            "chooses another place)"
-        ) from error
-
-
 def _with_profile(
     bundle: Bundle, arguments: argparse.Namespace, precision: str, progress: ProgressLine
 ) -> PlanFile:
@@ -218,7 +200,7 @@ def _with_profile(
 
 def _thread_counts(text: str | None) -> tuple[int, ...]:
     if text is None:
-        return tuple(sorted({1, min(os.cpu_count() or 1, MAX_THREADS)}))
+        return tuple(sorted({1, min(usable_cores(), MAX_THREADS)}))
     try:
         return tuple(sorted({thread_count(part) for part in text.split(",")}))
     except argparse.ArgumentTypeError as error:
@@ -230,7 +212,7 @@ def _pack(
 ) -> None:
     with closing(OnnxEngine(bundle, EngineOptions(precision, arguments.device))) as engine:
         written = engine.pack_weights()
-    where = packed_folder()
+    where = make_packed_folder()
     progress.note(
         f"packed weights: {format_bytes(written)} written to {where}"
         if written
