@@ -77,7 +77,7 @@ WRONG = {  # options: status, and what the message says
     "--noise-std nan": (2, "expected more than 0 and less than 10"),
     "--head-dim 0": (2, "head_dim is 0"),
     "--in-channels x": (2, "--in-channels"),
-    "--label-names nowhere.txt": (2, "--label-names nowhere.txt cannot be read"),
+    "--label-names nowhere.txt": (2, "--label-names nowhere.txt does not exist"),
     "--label-names EMPTY": (2, "the name is empty"),
     "--data nowhere.npz": (2, "--data nowhere.npz does not exist"),
     "--name a/b": (2, "'a/b' cannot be part of a file name"),
@@ -116,7 +116,7 @@ def test_wrong_options_are_found_without_torch(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     expected = [
         *WRONG.values(),
-        (1, "nothing.pth: there is no such file"),
+        (1, "nothing.pth does not exist"),
         (2, "the name is empty"),
         (1, "needs the package torch, which is not installed"),
     ]
@@ -223,7 +223,7 @@ def test_label_names_that_are_refused(
     (tmp_path / "names.txt").write_bytes(data)
     words = ["--label-names", tmp_path / "names.txt", "-o", "x.flowship"]
     assert message in flowship.refused("export", golden_model(CONDITIONAL).checkpoint, *words)
-    assert "cannot be read" in flowship.refused("export", TINY, "--label-names", tmp_path)
+    assert "is a folder: name a file" in flowship.refused("export", TINY, "--label-names", tmp_path)
 
 
 def test_a_name_of_a_file_with_a_mark_can_be_asked_for(flowship: Terminal, tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_an_error_of_the_system_in_the_middle_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", fsync)
     line = flowship.refused("generate", "-q", "-o", "x.png", status=1)
-    assert line == "flowship generate: No space left on device\n"
+    assert line == "flowship generate: x.png: No space left on device\n"
     flowship.refused("export", TINY, "-q", "-o", "x.flowship", status=1)
     _nothing_written()
 
