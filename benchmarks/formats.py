@@ -7,7 +7,6 @@ import io
 import json
 import re
 import sqlite3
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
@@ -17,6 +16,7 @@ from typing import Any, get_type_hints
 from ..runtime.atomic import atomic_file
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.input_paths import check_readable
+from ..runtime.progress import say
 from ..runtime.schema import from_json, parse_json, to_json
 from ..runtime.text import printable
 from ..runtime.text_files import read_text
@@ -318,7 +318,7 @@ Note = Callable[[str], None]
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
+    say(line)
 
 
 def read_rows(path: Path, note: Note = _to_stderr) -> list[Row]:
