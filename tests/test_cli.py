@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from command_line import Terminal
 from conftest import CONDITIONAL, UNCONDITIONAL, VOLUME_PRESERVING, Exporter, golden_model
 from PIL import Image
+from web_bundles import OwnBundle
 
 from flowship import __version__
 from flowship.runtime import Flow
@@ -340,6 +342,23 @@ def test_verify(flowship: Terminal) -> None:
     names = " ".join(check["name"] for check in found["checks"])
     for words in ("files", "noise", "decode(encode(x))", "encode(decode(z))", "golden picture"):
         assert words in names
+
+
+@pytest.mark.parametrize("engine", ["onnx", "executorch", "coreml"])
+def test_verify_refuses_a_precision_that_it_has_no_limits_for(
+    flowship: Terminal, engine: str
+) -> None:
+    own = OwnBundle().with_precision("fp8")
+    for artifact in own.manifest["artifacts"]:
+        if artifact["precision"] == "fp8":
+            artifact["engine"] = engine
+    own.write(Path("own.flowship"))
+    ran = flowship("verify", "own.flowship")
+    assert ran.status == 1
+    (line,) = [line for line in ran.out.splitlines() if "fp8" in line]
+    assert re.match(rf"FAIL {engine}\S* fp8: the precision 'fp8' has no limits here", line)
+    assert "fp32, fp16" in line and "limit inf" not in ran.out
+    assert "ok   onnx fp32 encode(decode(z))" in ran.out  # the others are checked
 
 
 def test_verify_finds_damage(flowship: Terminal, conditional: Path) -> None:

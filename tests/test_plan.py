@@ -53,6 +53,17 @@ def test_the_embedded_bundle_has_a_profile() -> None:
     assert file.tolerance("onnx", "fp32") == pytest.approx(1e-5, rel=3)
 
 
+def test_between_measured_windows_the_next_smaller_one_counts() -> None:
+    """Also where that one commits less than a still smaller one."""
+    entries = [("a", 2, 0.0, 1.5), ("a", 8, 0.0, 1.2), ("a", 4, 0.0, 1.9), ("a", 2, 1.0, 1.1)]
+    found = tuple(Convergence(*entry, entry[3]) for entry in entries)
+    profile = Profile(1, 1e-5, "test", found)
+    assert [profile.committed("a", w, False) for w in (1, 2, 3, 4, 7, 8, 99)] == [
+        1, 1.5, 1.5, 1.9, 1.9, 1.2, 1.2,
+    ]  # fmt: skip
+    assert profile.committed("a", 8, True) == 1.1 and profile.committed("b", 8, False) == 1
+
+
 def test_how_much_of_a_model_is_measured() -> None:
     assert WHOLE.lengths(2) == [] and WHOLE.lengths(5) == [2, 3, 4]
     assert QUICK.lengths(1024) == [2, 4, 8, 16, 32, 64] and QUICK.lengths(9) == [2, 4]

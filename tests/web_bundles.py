@@ -1,4 +1,4 @@
-"""Bundles of people's own for the web app: the embedded one renamed, changed and zipped."""
+"""Bundles of people's own: the embedded one renamed, changed, and zipped for the web app."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ class OwnBundle:
                 archive.writestr(f"mine.flowship/{name}", data)
         return path
 
+    def write(self, folder: Path) -> Path:
+        """As a folder, undeclared files too."""
+        for name, data in {**self.files, MANIFEST: json.dumps(self.manifest).encode()}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return folder
+
     @property
     def sha256(self) -> str:
         """Of the manifest as it is zipped."""
@@ -56,6 +63,14 @@ class OwnBundle:
         """No vector-Jacobian graphs."""
         kept = [a for a in self.manifest["artifacts"] if a["role"] != "vjp"]
         self.manifest["artifacts"] = kept
+        return self
+
+    def standard_normal(self) -> OwnBundle:
+        """Latents of variance 1, without an array that says so."""
+        (latent,) = self.manifest["spec"]["latents"]
+        latent["prior"] = "standard_normal"
+        del self.manifest["arrays"]["var"]
+        self.manifest["golden"]["pictures"] = []
         return self
 
     def flipped(self, path: str) -> OwnBundle:

@@ -108,5 +108,5 @@ def _latents(flow: Flow, paths: list[Path], labels: tuple[int | None, int | None
     if len(images) != 2:
         raise UsageError(f"--images hold {len(images)} pictures, expected 2")
     z, _ = flow.encode(images, label=list(labels))
-    noise: Floats = (z / np.sqrt(flow.bundle.array("var"))).astype(np.float32)
+    noise: Floats = (z / np.sqrt(flow.bundle.variances)).astype(np.float32)
     return noise
