@@ -358,8 +358,7 @@ class _Export:
 
     def _has_denoise(self, bundle: Bundle, job: Job) -> bool:
         stage = self.spec.ar_blocks[0].name
-        found = bundle.manifest.find(job.target.engine, job.precision, "vjp", stage)
-        return bool(found)
+        return bool(bundle.manifest.find(job.target.engine, job.precision, "vjp", stage))
 
     def _check_blocks(self, bundle: Bundle) -> dict[Job, BlockError]:
         """The worst of each job's blocks; raises ParityError."""
@@ -397,7 +396,8 @@ class _Export:
                 check="full" if self.whole else "spot",
                 inputs=self._describe_inputs(bundle, job),
                 max_abs_error=error.max_abs_error,
-                psnr_db=error.psnr_db if np.isfinite(error.psnr_db) else None,
+                relative_error=error.relative_error,
+                rms_error=error.rms_error,
                 nbytes=self._nbytes(bundle.manifest.artifacts, job),
                 method=self._method_words(job) if job.is_quantized else None,
                 formats=self._formats_by_stage(job) if job.precision == "mixed" else None,
@@ -452,7 +452,7 @@ class _Export:
             words += f"{first} in {together}"
         if self._has_denoise(bundle, job):
             words += "; denoising gradient of every block over all patches"
-        return f"{words}; PSNR of {'decoded images' if self.whole else 'the patches they give'}"
+        return f"{words}; PSNR of decoded images" if self.whole else words
 
     def _write_profile(self, bundle: Bundle) -> None:
         """Measure convergence in float32, whatever is exported, and the rounding of all that is."""

@@ -348,7 +348,7 @@ def test_verify(flowship: Terminal) -> None:
 def test_verify_refuses_a_precision_that_it_has_no_limits_for(
     flowship: Terminal, engine: str
 ) -> None:
-    own = OwnBundle().with_precision("fp8")
+    own = OwnBundle().renamed("fp8")
     for artifact in own.manifest["artifacts"]:
         if artifact["precision"] == "fp8":
             artifact["engine"] = engine

@@ -66,6 +66,7 @@ def test_scaled_queries_are_of_one_branch_and_one_sequence(bundle: Bundle) -> No
         wanted = _run(plain, (1,) * 6, x)
         plain.close()
         scaled = _opened(bundle, engine, (LABEL, -1), (1, 0.5))
+        assert isinstance(plain, GqaStage) and isinstance(scaled, GqaStage)
         assert scaled is not plain and scaled.cache_values is plain.cache_values
         other = _run(scaled, (1,) * 6, x)
         scaled.close()

@@ -409,11 +409,10 @@ def test_export_over_something_else(flowship: Terminal) -> None:
 
 def test_parity_failure(flowship: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     """An artifact that misses its threshold: said by how much, and nothing is left."""
-    monkeypatch.setitem(parity.MAX_ABS_ERROR, "fp32", 1e-12)
+    monkeypatch.setitem(parity.BLOCK_LIMITS, "fp32", parity.BlockLimit(1e-12, 1e-4))
     line = flowship.refused("export", TINY, "-q", "-o", "x.flowship", status=1)
-    assert re.search(r"onnx fp32, block\d: max_abs_error \d\S*e-\d+ .* threshold is 1e-12", line), (
-        line
-    )
+    words = r"onnx fp32, block\d: relative error \d\S*e-\d+ .* threshold is 1e-12"
+    assert re.search(words, line), line
     _nothing_written()
 
 
