@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 
-from ...runtime.engines.onnx_forms import CODES, CODES_INT8_CACHE, FLOATS
-from ...runtime.errors import UsageError
-from ...runtime.manifest import Artifact, EngineName
-from ...runtime.spec import ARBlock
-from ..families.tarflow import BlockWeights, TarFlowConfig
-from .base import TargetOptions, check_precision
-from .onnx_graph import WeightsFile
-from .onnx_step import CoreStep, GqaStep, add_weights
-from .onnx_vjp import VjpEmitter
+from ....runtime.engines.onnx_forms import CODES, CODES_INT8_CACHE, FLOATS
+from ....runtime.errors import UsageError
+from ....runtime.manifest import Artifact, EngineName
+from ....runtime.spec import ARBlock
+from ...families.tarflow import BlockWeights, TarFlowConfig
+from ...families.tarflow_network import emit_step
+from ...graph import vector_jacobian
+from ..base import TargetOptions, check_precision
+from .cached import CoreWriter, GqaWriter, scale_name
+from .file import WeightsFile
+from .quantized import PackedMatrix, add_matrix
+from .writer import Writer
 
 # Channels from which on products of codes pay. Below, a block's floats fit the caches of
 # processors, so that codes save disk and no time; and codes go with 8-bit activations, which cost
@@ -56,18 +60,23 @@ class OnnxTarget:
             file.close()
         artifacts = []
         wide = config.channels >= WIDE and options.onnx_form == "gqa"
+        step, half = emit_step(config, ("N", "W")), precision == "fp16"
         for branches in (1, 2):
             if options.onnx_form == "gqa":
                 form = _gqa_form(wide and bool(packed), weights.cache_scales is not None)
-                model = GqaStep(config, file, packed, precision, branches, form).build()
+                gqa = GqaWriter(step, file, packed, half=half, branches=branches, form=form)
+                model = gqa.build(f"{form}_b{branches}")
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, ()))
                 continue
             for window in options.windows_up_to(config.num_patches):
-                model = CoreStep(config, file, packed, precision, branches, window).build()
-                menu = (window,)
+                core = CoreWriter(step, file, packed, half=half, rows=branches, window=window)
+                model, menu = core.build(f"core_w{window}_r{branches}"), (window,)
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, menu))
         if options.denoise and config.noise.kind == "gaussian":
-            model = weights_first(VjpEmitter(config, file, packed, precision, not wide).build())
+            whole = emit_step(config, (config.num_patches,), cached=False)
+            vjp = Writer(vector_jacobian(whole, "x"), file, packed, half=half, cast=True)
+            vjp.unpack_once = not wide
+            model = weights_first(vjp.build("vjp"))
             artifacts.append(self._write(root, model, stage, precision, "vjp", 1, ()))
         return artifacts
 
@@ -152,3 +161,39 @@ def weights_first(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(early + late)
     return model
+
+
+def add_weights(
+    file: WeightsFile, weights: BlockWeights, precision: str, formats: Collection[str]
+) -> dict[str, PackedMatrix]:
+    """Append a block's parameters, one at a time (both mappings may make them when asked).
+
+    Matrices are [out, in], as in the checkpoint.
+
+    Args:
+        formats: those that quantized matrices may have.
+
+    Returns:
+        The quantized matrices by name.
+
+    Raises:
+        UsageError: a matrix in another format.
+    """
+    dtype, packed = np.float16 if precision == "fp16" else np.float32, {}
+    if weights.cache_scales is not None:
+        for layer, scales in enumerate(weights.cache_scales):
+            for n, scale in zip("kv", scales, strict=True):
+                for branches in (1, 2):
+                    file.add(scale_name(n, layer, branches), np.tile(scale, branches))
+    for name in weights.network:
+        if name not in weights.quantized:
+            file.add(name, weights.network[name].astype(dtype))
+            continue
+        matrix = weights.quantized[name]
+        if matrix.format.name not in formats:
+            raise UsageError(
+                f"onnx {precision} cannot store {name} as {matrix.format.name}: choose from "
+                f"{', '.join(formats) or 'the precisions int8, int4 and mixed'}"
+            )
+        packed[name] = add_matrix(file, name, matrix)
+    return packed

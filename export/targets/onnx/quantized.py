@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from ..quantize.formats import Format
-from ..quantize.matrix import QuantizedMatrix
-from .onnx_graph import Graph, WeightsFile
+from ...quantize.formats import Format
+from ...quantize.matrix import QuantizedMatrix
+from .file import GraphFile, WeightsFile
 
 # Activations become int8 with a scale for each row and group of them. Without it 8-bit weights are
 # unpacked at every call by ONNX Runtime 1.32 on x86, 10 times slower than float32.
@@ -68,14 +68,14 @@ def add_matrix(file: WeightsFile, name: str, matrix: QuantizedMatrix) -> PackedM
     return packed
 
 
-def part_of(
-    file: WeightsFile, name: str, of: str, packed: PackedMatrix, number: int
+def rows_of(
+    file: WeightsFile, name: str, of: str, packed: PackedMatrix, start: int, count: int
 ) -> PackedMatrix:
-    """Name one third of a matrix's rows, for a product of its own."""
+    """Name some rows of a matrix, for a product of their own."""
     ends = ["", ".codes", ".scales", ".scale_column"]
     for end in ends + [".zeros", ".zero_codes"] * packed.has_zero_points:
-        file.part(f"{name}{end}", f"{of}{end}", number, 3)
-    return replace(packed, rows=packed.rows // 3)
+        file.rows(f"{name}{end}", f"{of}{end}", start, count)
+    return replace(packed, rows=count)
 
 
 def _pack(codes: npt.NDArray[np.int8], bits: int) -> Bytes:
@@ -87,7 +87,7 @@ def _pack(codes: npt.NDArray[np.int8], bits: int) -> Bytes:
     return halves
 
 
-def quantized_matmul(g: Graph, x: str, name: str, packed: PackedMatrix, bias: str) -> str:
+def quantized_matmul(g: GraphFile, x: str, name: str, packed: PackedMatrix, bias: str) -> str:
     """x [..., columns] to [..., rows]; the order of the sums is MatMulNBits' own."""
     zeros = g.weight(f"{name}.zeros") if packed.has_zero_points else ""
     return g.op(
@@ -102,7 +102,7 @@ def quantized_matmul(g: Graph, x: str, name: str, packed: PackedMatrix, bias: st
     )
 
 
-def unpacked(g: Graph, name: str, packed: PackedMatrix, *, once: bool) -> str:
+def unpacked(g: GraphFile, name: str, packed: PackedMatrix, *, once: bool) -> str:
     """The float32 matrix [rows, columns].
 
     Args:

@@ -40,11 +40,11 @@ class WeightsFile:
         offset, length, _, _ = self.index[of]
         self.index[name] = (offset, length, shape, kind)
 
-    def part(self, name: str, of: str, number: int, parts: int) -> None:
-        """One of so many equal parts along the first dimension, under a name of its own."""
+    def rows(self, name: str, of: str, start: int, count: int) -> None:
+        """Some rows (the first dimension) under a name of their own."""
         offset, length, (rows, *rest), kind = self.index[of]
-        length //= parts
-        self.index[name] = (offset + number * length, length, (rows // parts, *rest), kind)
+        row = length // rows
+        self.index[name] = (offset + start * row, count * row, (count, *rest), kind)
 
     def tensor(self, name: str) -> TensorProto:
         """An initializer that points into the file."""
@@ -59,7 +59,7 @@ class WeightsFile:
         self._file.close()
 
 
-class Graph:
+class GraphFile:
     """Nodes and constants of one model. Strings are the names of values."""
 
     def __init__(self, weights: WeightsFile) -> None:
