@@ -89,6 +89,19 @@ def test_gradients_are_autograds(case: str) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 
 
+def test_layers_computed_again_give_the_same_gradient() -> None:
+    g = Network("case")
+    h = g.input("x", (5, 6))
+    for _ in range(3):
+        h = g.mark(g.add(h, _norm("layer_norm", g, _attention(g, h))))
+    g.output("y", g.apply("tanh", h))
+    kept, again = (vector_jacobian(g, "x", recompute=r) for r in (False, True))
+    assert len(again.nodes) > len(kept.nodes)
+    inputs = {name: torch.randn(5, 6, dtype=torch.float64) for name in ("x", "grad_y")}
+    found = [_run(g, inputs)["grad_x"] for g in (kept, again)]
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
 def test_every_reverse_rule_has_a_case() -> None:
     assert {case.split(",")[0] for case in CASES} >= set(RULES)
 

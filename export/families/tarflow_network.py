@@ -30,7 +30,8 @@ def emit_step(config: TarFlowConfig, lead: Sequence[Dim], *, cached: bool = True
         y = g.attention(q, k, v, heads=c.num_heads, cache=cache)
         h = g.add(h, _linear(g, y, f"{p}.attention.proj", c.channels))
         y = _linear(g, _norm(g, h, f"{p}.mlp.norm"), f"{p}.mlp.main.0", c.expansion * c.channels)
-        h = g.add(h, _linear(g, g.apply("gelu", y), f"{p}.mlp.main.2", c.channels))
+        y = _linear(g, g.apply("gelu", y), f"{p}.mlp.main.2", c.channels)
+        h = g.mark(g.add(h, y))
     g.output("ab", _linear(g, h, "proj_out", c.output_dim))
     return g
 

@@ -66,6 +66,8 @@ class Graph:
         caches: by name; a graph that has one runs at a ``position``, the number of rows before its
             window.
         weights: shape of each stored array that it reads, by name.
+        marks: values between two layers, in order: where a gradient may compute again what it did
+            not keep.
     """
 
     def __init__(self, name: str) -> None:
@@ -75,6 +77,7 @@ class Graph:
         self.outputs: dict[str, Value] = {}
         self.caches: dict[str, Cache] = {}
         self.weights: dict[str, Shape] = {}
+        self.marks: list[Value] = []
         self._stored: dict[str, Value] = {}
 
     def input(self, name: str, shape: Sequence[Dim], kind: Kind = "float") -> Value:
@@ -87,6 +90,11 @@ class Graph:
         """Give ``value`` away under a name."""
         assert name not in self.outputs, f"{self.name} has the output {name} twice"
         self.outputs[name] = value
+
+    def mark(self, value: Value) -> Value:
+        """Say that a layer ends here."""
+        self.marks.append(value)
+        return value
 
     def weight(self, name: str, shape: Sequence[int]) -> Value:
         """A stored array of the model; the same value however often it is asked for."""

@@ -6,7 +6,7 @@ what its way back needs (attention keeps its probabilities).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Any
@@ -42,12 +42,16 @@ class Plain:
 RULES: dict[str, Rule] = {}
 
 
-def vector_jacobian(graph: Graph, wrt: str, name: str = "vjp") -> Network:
+def vector_jacobian(
+    graph: Graph, wrt: str, name: str = "vjp", *, recompute: bool = False
+) -> Network:
     """The gradient of sum(grad_y * y) over all outputs y with respect to one input.
 
     Args:
-        graph: whose window is the whole sequence (its caches are left out).
+        graph: whose window is the whole sequence.
         wrt: name of the input.
+        recompute: keep only the marks of the graph on the way there, and compute each layer again
+            on the way back.
 
     Returns:
         A network with the inputs of ``graph`` and ``grad_<output>`` for each of its outputs, whose
@@ -58,29 +62,61 @@ def vector_jacobian(graph: Graph, wrt: str, name: str = "vjp") -> Network:
     """
     g = Network(name)
     values = {v: g.input(n, v.shape, v.kind) for n, v in graph.inputs.items()}
-    on_the_way = _depends_on(graph, graph.inputs[wrt])
-    tape: list[tuple[Node, Any]] = []
+    way = _depends_on(graph, graph.inputs[wrt])
+    layers = _layers(graph) if recompute else [graph.nodes]
+    for layer in layers[:-1]:
+        _run(g, layer, values)
+    tape = _run(g, layers[-1], values, way)
+    grads: dict[Value, Value] = {}
+    for n, v in graph.outputs.items():
+        _accumulate(g, grads, v, g.input(f"grad_{n}", v.shape))
+    _walk_back(g, tape, grads, way)
+    for layer in reversed(layers[:-1]):
+        _walk_back(g, _run(g, layer, dict(values), way), grads, way)
+    g.output(f"grad_{wrt}", grads[graph.inputs[wrt]])
+    return without_dead_nodes(g)
+
+
+Tape = list[tuple[Node, Any]]
+"""Operations that the input goes through, each with what its way back needs."""
+
+
+def _layers(graph: Graph) -> list[list[Node]]:
+    """The nodes, cut behind every mark."""
+    ends = set(graph.marks)
+    layers: list[list[Node]] = [[]]
     for node in graph.nodes:
+        layers[-1].append(node)
+        if ends.intersection(node.outputs):
+            layers.append([])
+    return [layer for layer in layers if layer]
+
+
+def _run(
+    g: Network, nodes: Sequence[Node], values: dict[Value, Value], way: Collection[Value] = ()
+) -> Tape:
+    """Write operations again in ``g``; those on the ``way`` so that one can go back."""
+    tape: Tape = []
+    for node in nodes:
         inputs = tuple(values[v] for v in node.inputs)
-        if any(v in on_the_way for v in node.inputs):
+        if any(v in way for v in node.inputs):
             outputs, kept = _forward(g, node, inputs)
             tape.append((node, kept))
         else:
             outputs = _copy(g, node, inputs)
         values.update(zip(node.outputs, outputs, strict=True))
-    grads: dict[Value, Value] = {}
-    for n, v in graph.outputs.items():
-        _accumulate(g, grads, v, g.input(f"grad_{n}", v.shape))
+    return tape
+
+
+def _walk_back(g: Network, tape: Tape, grads: dict[Value, Value], way: Collection[Value]) -> None:
     for node, kept in reversed(tape):
         given = [grads.pop(v, None) for v in node.outputs]
         if all(grad is None for grad in given):
             continue
         back = RULES[node.op].back(g, kept, given, **node.attributes)
         for value, grad in zip(node.inputs, back, strict=True):
-            if grad is not None and value in on_the_way:
+            if grad is not None and value in way:
                 _accumulate(g, grads, value, grad)
-    g.output(f"grad_{wrt}", grads[graph.inputs[wrt]])
-    return without_dead_nodes(g)
 
 
 def without_dead_nodes(graph: Network) -> Network:
