@@ -9,7 +9,7 @@ import pytest
 from coreml_conversion import coremltools, third_party_noise_off
 from coreml_packages import COND, EMBEDDED, UNCOND, Exports, export
 
-from flowship.export.targets.coreml import _ProgramBuilder
+from flowship.export.targets.coreml.target import _ProgramBuilder
 from flowship.runtime.engines.coreml_stage import cache_rows, function_name
 from flowship.runtime.engines.coremltools_import import import_coremltools
 from flowship.runtime.engines.mil import Executable, Package

@@ -8,20 +8,23 @@ from ..graph import Cache, Dim, Network, Value
 from .tarflow import LAYER_NORM_EPSILON, TarFlowConfig
 
 
-def emit_step(config: TarFlowConfig, lead: Sequence[Dim], *, cached: bool = True) -> Network:
+def emit_step(
+    config: TarFlowConfig, lead: Sequence[Dim], *, cached: bool = True, pair: bool = False
+) -> Network:
     """Patches p..p+W-1 of a block to the affine parameters of the patches p+1..p+W, in the block's
     own order.
 
     Inputs x [*lead, D] and context [*lead, C] (position + class rows), with W the last of ``lead``.
-    Outputs: ``ab`` [*lead, 2D], the log scales xa and the shifts xb in a row (xb alone where the
+    Output: ``ab`` [*lead, 2D], the log scales xa and the shifts xb in a row (xb alone where the
     model only adds).
 
     Args:
         cached: over a KV cache of T rows; otherwise the window is the whole sequence.
+        pair: ``xa`` and ``xb`` [*lead, D] are outputs of their own.
     """
     g, c = Network("step"), config
-    context = g.input("context", (*lead, c.channels))
-    h = g.add(_linear(g, g.input("x", (*lead, c.patch_dim)), "proj_in", c.channels), context)
+    x, context = g.input("x", (*lead, c.patch_dim)), g.input("context", (*lead, c.channels))
+    h = g.add(_linear(g, x, "proj_in", c.channels), context)
     for i in range(c.layers_per_block):
         p = f"attn_blocks.{i}"
         y = _linear(g, _norm(g, h, f"{p}.attention.norm"), f"{p}.attention.qkv", 3 * c.channels)
@@ -32,7 +35,12 @@ def emit_step(config: TarFlowConfig, lead: Sequence[Dim], *, cached: bool = True
         y = _linear(g, _norm(g, h, f"{p}.mlp.norm"), f"{p}.mlp.main.0", c.expansion * c.channels)
         y = _linear(g, g.apply("gelu", y), f"{p}.mlp.main.2", c.channels)
         h = g.mark(g.add(h, y))
-    g.output("ab", _linear(g, h, "proj_out", c.output_dim))
+    y = _linear(g, h, "proj_out", c.output_dim)
+    outputs = {"ab": y} if not pair else {"xb": y}
+    if pair and c.nvp:
+        outputs = dict(zip(("xa", "xb"), g.halves(y, -1), strict=True))
+    for name, value in outputs.items():
+        g.output(name, value)
     return g
 
 

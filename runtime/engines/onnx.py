@@ -259,13 +259,9 @@ class _OnnxVjp:
     def __init__(self, session: onnxruntime.InferenceSession, options: Any) -> None:
         self._session, self._options = session, options
         self._names = [value.name for value in session.get_inputs()]
-        self._widths = {value.name: value.shape[-1] for value in session.get_inputs()}
 
     def run(self, x: Floats, context: Floats, grad_xa: Floats, grad_xb: Floats) -> Floats:
         given = {"x": x, "context": context, "grad_xa": grad_xa, "grad_xb": grad_xb}
-        if "grad_ab" in self._names:
-            one = self._widths["grad_ab"] == x.shape[-1]
-            given["grad_ab"] = grad_xb if one else np.concatenate([grad_xa, grad_xb], 1)
         inputs = {name: np.ascontiguousarray(given[name]) for name in self._names}
         grad: Floats = self._session.run(None, inputs, self._options)[0]
         return grad

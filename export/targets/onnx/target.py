@@ -73,7 +73,7 @@ class OnnxTarget:
                 model, menu = core.build(f"core_w{window}_r{branches}"), (window,)
                 artifacts.append(self._write(root, model, stage, precision, "step", branches, menu))
         if options.denoise and config.noise.kind == "gaussian":
-            whole = emit_step(config, (config.num_patches,), cached=False)
+            whole = emit_step(config, (config.num_patches,), cached=False, pair=True)
             vjp = Writer(vector_jacobian(whole, "x"), file, packed, half=half, cast=True)
             vjp.unpack_once = not wide
             model = weights_first(vjp.build("vjp"))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.errors import CheckpointError
-from ..families.tarflow import BlockWeights
-from ..quantize.matrix import QuantizedMatrix
+from ....runtime.errors import CheckpointError
+from ...families.tarflow import BlockWeights
+from ...quantize.matrix import QuantizedMatrix
 
 Array = npt.NDArray[Any]
 Halfs = npt.NDArray[np.float16]

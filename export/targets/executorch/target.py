@@ -18,24 +18,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...runtime.engines.quiet import quiet_native_stderr
-from ...runtime.errors import MissingExtraError
-from ...runtime.manifest import Artifact, EngineName
-from ...runtime.spec import ARBlock
-from ..families.tarflow import BlockWeights, TarFlowBlock, TarFlowConfig
-from ..quantize.formats import find_formats
-from .base import TargetOptions, check_precision
-from .executorch_block import StepBlock
-from .executorch_quantized import (
+from ....runtime.engines.quiet import quiet_native_stderr
+from ....runtime.errors import MissingExtraError
+from ....runtime.manifest import Artifact, EngineName
+from ....runtime.spec import ARBlock
+from ...families.tarflow import BlockWeights, TarFlowConfig
+from ...families.tarflow_network import emit_step
+from ...graph import Network, Value, vector_jacobian
+from ...quantize.formats import find_formats
+from ..base import TargetOptions, check_precision
+from .modules import GradientModule, StepModule, Store
+from .quantized import (
     Layout,
-    build_block,
+    build_store,
     layout_of,
     scales_name,
     stored_arrays,
     stored_ones,
 )
-from .executorch_template import MARK_BYTES, ProgramTemplate, stand_ins
-from .executorch_vjp import VjpBlock
+from .template import MARK_BYTES, ProgramTemplate, stand_ins
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "int8": ("int8",),
@@ -48,11 +49,11 @@ Weights = Mapping[str, npt.NDArray[Any]]
 class ExecuTorchTarget:
     """The methods of ``executorch/<precision>/<block>.pte``; inputs and outputs are float32.
 
-    ``step{W}``, ``guided{W}``: a window of W patches for one or two branches (see StepBlock).
+    ``step{W}``, ``guided{W}``: a window of W patches for one or two branches (see StepModule).
     ``step``, ``guided``: the same for every W up to T, where options.executorch_dynamic.
-    ``vjp``: see VjpBlock; only for models that were trained with Gaussian noise, and not in the
-    quantized precisions (see executorch_quantized): it applies the matrices transposed, which
-    XNNPACK cannot do with codes, so that they would lie in the file twice.
+    ``vjp``: see GradientModule; only for models that were trained with Gaussian noise, and not in
+    the quantized precisions (see quantized.py): it applies the matrices transposed, which XNNPACK
+    cannot do with codes, so that they would lie in the file twice.
     """
 
     engine: EngineName = "executorch"
@@ -129,14 +130,13 @@ def _dtype(precision: str) -> type[np.floating[Any]]:
 @lru_cache(maxsize=4)
 def _template(plan: ProgramPlan, precision: str) -> ProgramTemplate:
     formats, arrays = dict(plan.layout), {}
-    with torch.device("meta"):
-        state = TarFlowBlock(plan.config).state_dict()
-    for name, tensor in state.items():
+    for name, shape in emit_step(plan.config, ("R", "W")).weights.items():
+        sizes = [int(size) for size in shape]
         if name in formats:
             format = find_formats([formats[name]])[0]
-            arrays[name], arrays[scales_name(name)] = stored_ones(format, *tensor.shape)
+            arrays[name], arrays[scales_name(name)] = stored_ones(format, *sizes)
         else:
-            arrays[name] = np.zeros(tuple(tensor.shape), _dtype(precision))
+            arrays[name] = np.zeros(sizes, _dtype(precision))
     marked = stand_ins(arrays)  # scales have to be normal numbers, also before they are patched
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "template.pte"
@@ -156,7 +156,7 @@ def lower(plan: ProgramPlan, weights: Weights, path: Path) -> None:
     Raises:
         MissingExtraError: executorch is not installed.
     """
-    block = build_block(plan.config, weights, plan.layout)
+    store = build_store(weights, plan.layout)
     with (
         _quiet(),
         quiet_native_stderr(),
@@ -171,11 +171,11 @@ def lower(plan: ProgramPlan, weights: Weights, path: Path) -> None:
         from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
         from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the operators
 
-        from .executorch_partition import xnnpack_partitioner
+        from .partition import xnnpack_partitioner
 
         programs = {
             name: torch.export.export(m.module, m.inputs, dynamic_shapes=m.dynamic, strict=False)
-            for name, m in _methods(plan, block).items()
+            for name, m in _methods(plan, store).items()
         }
         edge = to_edge_transform_and_lower(
             programs,
@@ -234,37 +234,29 @@ class _Method:
     dynamic: Any = None
 
 
-class _Bound(nn.Module):
-    """One method of a module as ``forward``; parameters keep one name for all methods."""
-
-    def __init__(self, module: nn.Module, method: str) -> None:
-        super().__init__()
-        self.module, self.method = module, method
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        result: Tensor = getattr(self.module, self.method)(*inputs)
-        return result
-
-
-def _methods(plan: ProgramPlan, block: TarFlowBlock) -> dict[str, _Method]:
-    config, steps, methods = plan.config, StepBlock(block), {}
+def _methods(plan: ProgramPlan, store: Store) -> dict[str, _Method]:
+    config, network, methods = plan.config, emit_step(plan.config, ("R", "W")), {}
     for name, rows in (("step", 1), ("guided", 2)):
-        bound = _Bound(steps, name)
+        module = StepModule(network, store, rows)
         for W in plan.windows:
-            methods[f"{name}{W}"] = _Method(bound, _step_inputs(config, rows, W))
+            methods[f"{name}{W}"] = _Method(module, _step_inputs(network, rows, W))
         if not plan.windows:
-            inputs = _step_inputs(config, rows, min(8, config.num_patches))
+            inputs = _step_inputs(network, rows, min(8, config.num_patches))
             dim = torch.export.Dim("W", min=1, max=config.num_patches)
-            sizes = ({1: dim}, {1: dim}, {0: dim}, None)[: len(inputs)]
-            methods[name] = _Method(bound, inputs, (sizes,))  # one entry for *inputs
+            sizes = (*({1: dim} for _ in network.inputs), {0: dim}, None)[: len(inputs)]
+            methods[name] = _Method(module, inputs, (sizes,))  # one entry for *inputs
     if plan.vjp:
-        T, D = config.num_patches, config.patch_dim
-        widths = (D, config.channels, *[D] * (1 + config.nvp))  # x, context, grad_xa, grad_xb
-        sequences = tuple(torch.zeros(T, width) for width in widths)
-        methods["vjp"] = _Method(_Bound(VjpBlock(block), "forward"), sequences)
+        whole = emit_step(config, (config.num_patches,), cached=False, pair=True)
+        gradient = vector_jacobian(whole, "x", recompute=True)
+        sequences = tuple(torch.zeros(_sizes(v, {})) for v in gradient.inputs.values())
+        methods["vjp"] = _Method(GradientModule(gradient, store), sequences)
     return methods
 
 
-def _step_inputs(config: TarFlowConfig, rows: int, W: int) -> tuple[Tensor, ...]:
-    x, context = torch.zeros(rows, W, config.patch_dim), torch.zeros(rows, W, config.channels)
-    return (x, context, torch.arange(W), *([torch.ones(rows)] if rows == 2 else []))
+def _step_inputs(network: Network, rows: int, W: int) -> tuple[Tensor, ...]:
+    given = [torch.zeros(_sizes(v, {"R": rows, "W": W})) for v in network.inputs.values()]
+    return (*given, torch.arange(W), *([torch.ones(rows)] if rows == 2 else []))
+
+
+def _sizes(value: Value, lengths: Mapping[str, int]) -> list[int]:
+    return [lengths[size] if isinstance(size, str) else size for size in value.shape]

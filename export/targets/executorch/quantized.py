@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...runtime.errors import UsageError
-from ..families.tarflow import TarFlowBlock, TarFlowConfig
-from ..quantize.formats import FORMATS, Format
-from ..quantize.matrix import QuantizedMatrix
+from ....runtime.errors import UsageError
+from ...quantize.formats import FORMATS, Format
+from ...quantize.matrix import QuantizedMatrix
+from .modules import Store
 
 Array = npt.NDArray[Any]
 Layout = tuple[tuple[str, str], ...]
@@ -116,14 +116,12 @@ def _scales(stored: Array) -> Tensor:
 class QuantizedLinear(nn.Module):
     """``linear`` of codes, written with the operators that XNNPACK's partitioner looks for."""
 
-    def __init__(self, format: Format, source: nn.Linear) -> None:
+    def __init__(self, format: Format, codes: Tensor, scales: Tensor, bias: nn.Parameter) -> None:
         super().__init__()
-        rows, groups = source.out_features, format.groups(source.in_features)
-        shape = (rows,) if format.group_size is None else (rows, groups)
-        self.in_features, self.format, self.bias = source.in_features, format, source.bias
-        self.register_buffer("weight", torch.empty(rows, source.in_features, device="meta"))
-        self.register_buffer("scales", torch.empty(shape, device="meta"))
-        zeros = torch.zeros(shape, dtype=torch.int8, device="cpu")
+        self.format, self.bias = format, bias
+        self.register_buffer("weight", codes)
+        self.register_buffer("scales", scales)
+        zeros = torch.zeros(scales.shape, dtype=torch.int8)
         self.register_buffer("zeros", zeros, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,17 +149,16 @@ class QuantizedLinear(nn.Module):
         return result
 
 
-def build_block(config: TarFlowConfig, arrays: Mapping[str, Array], layout: Layout) -> TarFlowBlock:
-    """The torch module of a block on stored arrays, with quantized layers where the layout says."""
-    with torch.device("meta"):
-        block = TarFlowBlock(config)
-    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+def build_store(arrays: Mapping[str, Array], layout: Layout) -> Store:
+    """The stored arrays of a stage, with products of codes where the layout says."""
+    formats = dict(layout)
+    codes = {*formats, *map(scales_name, formats)}
+    floats = {name: torch.from_numpy(a) for name, a in arrays.items() if name not in codes}
+    store = Store(floats)
     for name, format in layout:
-        linear = name.removesuffix(".weight")
-        source = block.get_submodule(linear)
-        assert isinstance(source, nn.Linear)
-        block.set_submodule(linear, QuantizedLinear(FORMATS[format], source))
-        state[name] = _codes(arrays[name])
-        state[scales_name(name)] = _scales(arrays[scales_name(name)])
-    block.load_state_dict(state, strict=True, assign=True)
-    return block.eval().requires_grad_(False)
+        scales = _scales(arrays[scales_name(name)])
+        bias = store.parameter(f"{name.removesuffix('weight')}bias")
+        store.add_product(
+            name, QuantizedLinear(FORMATS[format], _codes(arrays[name]), scales, bias)
+        )
+    return store

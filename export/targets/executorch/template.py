@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.errors import EngineError
+from ....runtime.errors import EngineError
 
 Array = npt.NDArray[Any]
 
