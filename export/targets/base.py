@@ -11,7 +11,8 @@ from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import BlockWeights, TarFlowConfig
-from .coreml.cache import ComputeUnits
+
+ComputeUnits = Literal["all", "cpu-and-gpu", "cpu-and-ne", "cpu-only"]
 
 
 @dataclass(frozen=True)

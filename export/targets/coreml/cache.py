@@ -10,9 +10,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from ..base import ComputeUnits
+
 Var = Any  # a coremltools Var; the package has no type hints
 CacheWrite = Callable[[Var, Var], Var]  # (cache [R, H, S, d], rows [R, H, W, d]) -> cache
-ComputeUnits = Literal["all", "cpu-and-gpu", "cpu-and-ne", "cpu-only"]
 CacheForm = Literal["slice", "blend"]
 
 # A slice whose position is known only at run time is reported to stop the Neural Engine's compiler
