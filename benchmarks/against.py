@@ -5,24 +5,27 @@ On a noisy machine a time means little; the ratio of two programs that take turn
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import UsageError
 from ..runtime.flow import draw_noise
 from ..runtime.guidance import Guidance
-from ..runtime.hashing import sha256_bytes, sha256_of
+from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, to_uint8
+from ..runtime.input_paths import check_readable
+from ..runtime.machine_limits import usable_cores
+from ..runtime.stats import ratio_interval
 from .baseline import Baseline
 from .contender import BundlePath, Floats, Subject
-from .machine import usable_cores
-from .measure import Job
 from .row import EQUAL_DB, Row, summarized
-from .stats import ratio_interval
 from .trust import judged
+from .turns import Job
 
 REVERSE, GS_JACOBI = "torch-reverse", "torch-gs-jacobi"
 
@@ -35,7 +38,7 @@ class BaselineContender:
     def __init__(self, baseline: Baseline, algorithm: str, subject: Subject, scale: float) -> None:
         spec = baseline.spec
         self._noise = draw_noise([subject.seed], spec)
-        label = 0 if subject.label is None and spec.num_classes else subject.label
+        label = subject.label_of(spec)
         self._labels = None if label is None else [label]
         self._guidance = Guidance(scale)
         self._decode = baseline.sequential if algorithm == REVERSE else baseline.gs_jacobi
@@ -47,27 +50,46 @@ class BaselineContender:
         """The weights are shared."""
 
 
-def check_same_weights(checkpoint: Path, bundles: Sequence[BundlePath]) -> None:
+def check_same_weights(checkpoint: Path, bundles: Sequence[BundlePath]) -> str | None:
     """A ratio is of two programs with the same weights.
 
+    Returns:
+        which of the models in the checkpoint the bundles were exported from; None where it has one.
+
     Raises:
+        CheckpointError: there is no such checkpoint.
         UsageError: a bundle was not exported from this checkpoint.
     """
-    digest = sha256_of(checkpoint) if checkpoint.is_file() else None
+    check_readable(checkpoint, "--baseline", folder=True)
+    # By name: benchmarks use the runtime alone. This module needs no torch.
+    files: Any = importlib.import_module(
+        f"{__package__.rpartition('.')[0]}.export.checkpoint_files"
+    )
+    digest: str = files.find_files(checkpoint).sha256()
+    taken: list[str | None] = []
     for path in bundles:
         with Bundle.open(path) as bundle:
             name, source = bundle.manifest.name, bundle.manifest.source
-        if digest is not None and digest != source.sha256:
+        if digest != source.sha256 or source.weights not in (taken or [source.weights]):
             raise UsageError(
                 f"--baseline {checkpoint.name} is not what {name} was exported from "
                 f"({source.file}, sha256 {source.sha256[:12]}...): only the same weights compare"
             )
+        taken.append(source.weights)
+    return taken[0] if taken else None
 
 
 def baseline_jobs(
-    checkpoint: Path, subject: Subject, guidances: Sequence[float], template: Row
+    checkpoint: Path,
+    weights: str | None,
+    subject: Subject,
+    guidances: Sequence[float],
+    template: Row,
 ) -> list[Job]:
     """Model.reverse on one thread and on all cores, and GS-Jacobi, for each guidance scale.
+
+    Args:
+        weights: see check_same_weights().
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -75,12 +97,12 @@ def baseline_jobs(
     """
     jobs = []
     for threads in sorted({1, usable_cores()}):
-        baseline = Baseline(checkpoint, threads)
+        baseline = Baseline(checkpoint, threads, weights)
         for scale in guidances:
             for algorithm in (REVERSE, GS_JACOBI):
                 row = replace(
                     template,
-                    model=checkpoint.stem,
+                    model=baseline.name,
                     engine=algorithm,
                     engine_version=baseline.version,
                     precision="fp32",
@@ -127,8 +149,11 @@ def _with_ratio(row: Row, baseline: Sequence[Row]) -> Row:
     best = min(rivals, key=lambda other: other.median_ms or float("inf"))
     # every sample of both: taking turns, they were disturbed alike
     ratio, low, high = ratio_interval(row.samples_ms, best.samples_ms)
+    doubted = [each.name for each in (row, best) if each.trust != "trusted"]
     note = (
         f"{ratio:.2f}x as fast as Model.reverse in torch eager on {best.threads} threads, its "
         f"faster setting (95 %: {low:.2f} to {high:.2f})"
     )
+    if doubted:
+        note += f"; unclear, as not trusted: {', '.join(doubted)}"
     return replace(row, notes=(*row.notes, note))

@@ -60,13 +60,17 @@ class Baseline:
     """A checkpoint in PyTorch.
 
     Attributes:
+        name: of the checkpoint, without a suffix.
         spec: what the model is.
         threads: of torch, while it computes here; torch's own number stays as it was.
         version: such as ``torch 2.13.0``.
     """
 
-    def __init__(self, checkpoint: Path, threads: int = 1) -> None:
+    def __init__(self, checkpoint: Path, threads: int = 1, weights: str | None = None) -> None:
         """Read all weights.
+
+        Args:
+            weights: which model of a checkpoint that holds several.
 
         Raises:
             MissingExtraError: torch is not installed.
@@ -82,7 +86,9 @@ class Baseline:
         self._modules: Any = importlib.import_module(".baseline_network", __package__)
         # By name: benchmarks use the runtime alone, and this one option needs the importer.
         module = importlib.import_module(f"{__package__.rpartition('.')[0]}.export.checkpoint")
-        opened = module.Checkpoint.open(checkpoint)
+        opened = module.Checkpoint.open(checkpoint, weights=weights)
+        files = importlib.import_module(f"{__package__.rpartition('.')[0]}.export.checkpoint_files")
+        self.name: str = files.without_suffix(opened.files.name)
         self.spec: FlowSpec = opened.config.flow_spec()
         self.threads, self.version = threads, f"torch {self._torch.__version__}"
         self._scale: Floats = np.sqrt(opened.var())

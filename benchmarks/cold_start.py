@@ -46,12 +46,16 @@ def cold_start(path: BundlePath, case: Case, subject: Subject) -> ColdStart:
     command = [sys.executable, "-m", __name__, json.dumps(what)]
     start = time.perf_counter()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
     ) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        seconds = time.perf_counter() - start
-        _, errors = process.communicate(timeout=TIMEOUT)
+        try:
+            line = process.stdout.readline()
+            seconds = time.perf_counter() - start
+            _, errors = process.communicate(timeout=TIMEOUT)
+        except BaseException:  # its picture is of no use any more, and would be waited for
+            process.kill()
+            raise
     if process.returncode or not line:
         last = (errors.strip().splitlines() or ["no output"])[-1]
         raise EngineError(f"the cold start of {case.engine} failed: {last}")

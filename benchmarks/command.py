@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ..runtime.bundle import Bundle
+from ..runtime.commands.options import print_json, refuse_together
 from ..runtime.engines.base import MAX_THREADS
 from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
 from .against import baseline_jobs, check_same_weights, with_baseline
 from .contender import BundlePath, Subject
-from .formats import FORMATS, dumps, table, write_rows
-from .grid import Grid, parse_counts, parse_numbers, parse_switches, parse_words
-from .measure import Effort, Job, measure, new_row
-from .options import share
+from .formats import FORMATS
+from .grid import Case, Grid, parse_counts, parse_numbers, parse_switches, parse_words
+from .keeping import RowKeeper
+from .measure import measure, new_row
+from .options import count, count_or_none, duration, share
 from .outputs import check_output
+from .quiet import wait_quiet
 from .reached import limits_of_this_machine
-from .report import write_report
 from .row import Row
-from .synthetic_models import synthetic_bundle
+from .self_check import self_check
+from .synthetic_models import check_names, synthetic_bundle
+from .turns import Effort, Job
 
-DEFAULTS = Effort()
+DEFAULTS = Effort(min_seconds=1.5)
+UNCLEAR = 3  # exit status
+EXITS = (
+    "Exit status: 0 when every case was measured or skipped with its reason; 1 if one failed; 2 "
+    "for misuse, or if nothing can run; 3 if --self-check finds that this machine cannot tell "
+    "differences now."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Measure bundles. Options with LIST take several values, which are crossed: 1,2,4 or 1-4 "
-        "or 1..16*2. See also: flowship bench compare, report, predict."
+        "or 1..16*2. See also: flowship bench compare, report, predict. Rows are written as they "
+        "come: what ends the run leaves them in the files."
     )
+    parser.epilog = EXITS
     parser.add_argument(
         "bundles", nargs="*", metavar="BUNDLE", help="folders or zips (the embedded one)"
     )
@@ -68,7 +82,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 def _add_picture(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("picture")
     group.add_argument("--seed", type=int, default=Subject.seed, metavar="N", help="(%(default)s)")
-    group.add_argument("--label", type=int, metavar="N", help="number of a class (0)")
+    group.add_argument("--label", metavar="NAME", help="class by name or number, or none (0)")
     group.add_argument(
         "--patches",
         type=int,
@@ -79,19 +93,28 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("effort, of each case")
-    count: dict[str, int | float] = {
-        "--warm-up": DEFAULTS.warm_up,
-        "--min-repeats": DEFAULTS.min_repeats,
-        "--max-repeats": DEFAULTS.max_repeats,
-    }
-    for option, value in count.items():
-        group.add_argument(option, type=int, default=value, metavar="N", help="(%(default)s)")
     group.add_argument(
-        "-r", "--repeats", type=int, metavar="N", help="exactly N, instead of until it is sure"
+        *("--warm-up", "--warmup"),
+        type=count_or_none,
+        default=DEFAULTS.warm_up,
+        metavar="N",
+        help="runs that do not count (%(default)s)",
     )
+    for option, value in (
+        ("--min-repeats", DEFAULTS.min_repeats),
+        ("--max-repeats", DEFAULTS.max_repeats),
+    ):
+        group.add_argument(option, type=count, default=value, metavar="N", help="(%(default)s)")
     group.add_argument(
-        "--max-seconds", type=float, default=DEFAULTS.max_seconds, metavar="S", help="(%(default)s)"
+        "-r", "--repeats", type=count, metavar="N", help="exactly N, instead of until it is sure"
     )
+    for option, seconds in (
+        ("--min-seconds", DEFAULTS.min_seconds),
+        ("--max-seconds", DEFAULTS.max_seconds),
+    ):
+        group.add_argument(
+            option, type=duration, default=seconds, metavar="S", help="(%(default)s)"
+        )
     group.add_argument(
         "--uncertainty",
         type=share,
@@ -104,6 +127,26 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="cases take turns, so that a busy moment hits all (yes); no: one in memory at a time",
+    )
+    group.add_argument(
+        "--order-seed",
+        type=count_or_none,
+        default=DEFAULTS.order_seed,
+        metavar="N",
+        help="shuffles the turns, anew in every round (%(default)s)",
+    )
+    group.add_argument(
+        "--wait-quiet",
+        type=duration,
+        metavar="TIME",
+        help="wait until other programs use little of the processor, at most so long, as in 30s or "
+        "5m; then measure all the same, and say so in every row",
+    )
+    group.add_argument(
+        "--self-check",
+        action="store_true",
+        help="measure the first case against itself: whether this machine can tell differences "
+        "now, and the smallest",
     )
     group.add_argument(
         "--cold",
@@ -151,21 +194,27 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    for path in arguments.output:
-        check_output(path)
+    _check(arguments)
     grid, subject, effort = _grid(arguments), _subject(arguments), _effort(arguments)
-    if arguments.baseline and (subject.patches is not None or not arguments.interleave):
-        raise UsageError("--baseline takes turns with whole pictures: no --patches, interleaved")
     progress = ProgressLine(not arguments.quiet)
     template = new_row()
     paths, synthetic = _bundles(arguments, grid, progress)
+    cases = list(grid.cases(len(paths)))
     rivals = _rivals(arguments.baseline, paths, subject, grid, template)
+    if arguments.wait_quiet:
+        waited = wait_quiet(arguments.wait_quiet, progress.update)
+        progress.note(str(waited))
+        template = replace(template, notes=(*template.notes, str(waited)))
     progress.clear()
     progress = ProgressLine(not arguments.quiet)  # what went before says nothing of what is left
+    if arguments.self_check:
+        return _self_check(cases[0], paths, subject, effort, arguments, progress)
+    stream = not rivals  # whose ratios come at the end
+    keeper = RowKeeper(arguments.output, arguments.format, stream=stream, note=progress.note)
     try:
         rows = measure(
             paths,
-            list(grid.cases(len(paths))),
+            cases,
             subject,
             effort,
             synthetic=synthetic,
@@ -173,24 +222,53 @@ def run(arguments: argparse.Namespace) -> int:
             limits=limits_of_this_machine if arguments.limits else None,
             extra=rivals,
             template=template,
+            keeper=keeper,
             progress=progress.update,
         )
-    finally:
+    except BaseException:
         progress.clear()
+        keeper.end(keeper.rows())
+        raise
+    progress.clear()
     if all(row.status == "skipped" for row in rows):
         reasons = list(dict.fromkeys(row.reason or "" for row in rows))
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise UsageError(f"nothing of the grid can run: {reasons[0]}{more}")
     if rivals:
         rows = with_baseline(rows, rivals)
-    text = table(rows) if arguments.format == "md" else dumps(rows, arguments.format)
-    print(text, end="")
-    for path in arguments.output:
-        writer: Callable[[Path, list[Row]], None] = (
-            write_report if path.suffix == ".html" else write_rows
-        )
-        writer(path, rows)
+    keeper.end(rows)
     return _status(rows)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What can be refused before anything is opened."""
+    for path in arguments.output:
+        check_output(path)
+    if arguments.baseline and (arguments.patches is not None or not arguments.interleave):
+        raise UsageError("--baseline takes turns with whole pictures: no --patches, interleaved")
+    if arguments.self_check and (arguments.output or arguments.baseline):
+        raise UsageError("--self-check makes no rows: leave out -o and --baseline")
+    if arguments.self_check and arguments.format not in ("md", "json"):
+        raise UsageError(f"--self-check makes no rows: no --format {arguments.format}")
+
+
+def _self_check(
+    case: Case,
+    paths: Sequence[BundlePath],
+    subject: Subject,
+    effort: Effort,
+    arguments: argparse.Namespace,
+    progress: ProgressLine,
+) -> int:
+    try:
+        found = self_check(paths[case.bundle], case, subject, effort, progress.update)
+    finally:
+        progress.clear()
+    if arguments.format == "json":
+        print_json(found.report())
+    else:
+        print(found)
+    return 0 if found.can_tell else UNCLEAR
 
 
 def _rivals(
@@ -202,8 +280,11 @@ def _rivals(
 ) -> list[Job]:
     if checkpoint is None:
         return []
-    check_same_weights(checkpoint, bundles)
-    return baseline_jobs(checkpoint, subject, grid.guidances, template)
+    weights = check_same_weights(checkpoint, bundles)
+    with Bundle.open(bundles[0]) as bundle:  # a checkpoint has no names
+        number = subject.label_of(bundle.spec)
+    subject = replace(subject, label="none" if number is None else number)
+    return baseline_jobs(checkpoint, weights, subject, grid.guidances, template)
 
 
 def _status(rows: list[Row]) -> int:
@@ -215,7 +296,8 @@ def _status(rows: list[Row]) -> int:
 
 
 def _grid(arguments: argparse.Namespace) -> Grid:
-    precisions = parse_words(arguments.precision, "--precision") if arguments.precision else [None]
+    given = arguments.precision
+    precisions = [None] if given is None else [*parse_words(given, "--precision")]
     threads = parse_counts(arguments.threads, "--threads")
     if any(count is not None and count > MAX_THREADS for count in threads):
         raise UsageError(f"--threads {arguments.threads}: {MAX_THREADS} is the most")
@@ -237,24 +319,31 @@ def _subject(arguments: argparse.Namespace) -> Subject:
 
 
 def _effort(arguments: argparse.Namespace) -> Effort:
+    refuse_together(
+        arguments, "repeats", "min_repeats", "max_repeats", "min_seconds", "max_seconds"
+    )
+    low, high = arguments.min_repeats, arguments.max_repeats
+    least, most = arguments.min_seconds, arguments.max_seconds
     if arguments.repeats is not None:
-        low = high = arguments.repeats
-        seconds = float("inf")
-    else:
-        low, high, seconds = arguments.min_repeats, arguments.max_repeats, arguments.max_seconds
-    if not 1 <= low <= high or arguments.warm_up < 0 or not seconds > 0:
+        low, high, least, most = arguments.repeats, arguments.repeats, 0.0, float("inf")
+    if low > high or least > most:
         raise UsageError(
-            f"{arguments.warm_up} warm-up runs and {low} to {high} repeats within {seconds:g} s "
-            "cannot be measured"
+            f"{low} to {high} repeats within {least:g} to {most:g} s cannot be measured"
         )
-    return Effort(arguments.warm_up, low, high, seconds, arguments.uncertainty, cold=arguments.cold)
+    return Effort(
+        *(arguments.warm_up, low, high, most, arguments.uncertainty),
+        cold=arguments.cold,
+        min_seconds=least,
+        order_seed=arguments.order_seed,
+    )
 
 
 def _bundles(
     arguments: argparse.Namespace, grid: Grid, progress: ProgressLine
 ) -> tuple[list[BundlePath], list[bool]]:
     """Paths of all models, and whether each has random weights."""
-    names = parse_words(arguments.model, "--model") if arguments.model else []
+    names = [] if arguments.model is None else parse_words(arguments.model, "--model")
+    check_names(names)
     made: list[BundlePath] = [
         synthetic_bundle(name, grid.engines, grid.precisions, progress) for name in names
     ]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 from typing import Literal
 
 from ..runtime.errors import UsageError
+from ..runtime.trust import (
+    MIN_EFFECT,
+    MIN_SAMPLES,
+    PULSE_EFFECT,
+    compared,
+    least_between_runs,
+    usable,
+)
 from .row import Row
-from .stats import ratio_interval
-from .trust import MARGIN_DB, PSNR_FLOORS, is_wrong
+from .trust import MARGIN_DB, PSNR_FLOORS, believed, is_wrong
 
 Verdict = Literal["faster", "slower", "same", "unclear", "failed", "missing"]
 
-MIN_EFFECT = 0.03  # smaller differences are called the same: code layout alone makes 1-2 %
-# A disturbed row is believed only when the difference is this large.
-LEAST_EFFECT = {"trusted": 0.0, "noisy": 0.08, "not trustworthy": 0.25}
-MIN_SAMPLES = 3
 KEY: tuple[str, ...] = (
     *("model", "engine", "precision", "device", "threads", "spinning", "window", "guidance"),
     *("extrapolated_patches", "machine"),
@@ -30,9 +34,12 @@ class Comparison:
 
     Attributes:
         ratio: median time of B over that of A, with its 95 % interval ``low`` to ``high``.
-        verdict: ``failed`` where B could not run the case, ``missing`` where it has none such.
+        verdict: ``failed`` where B could not run the case, ``missing`` where it has none such;
+            ``unclear`` where either side is not trusted, or the samples do not decide.
         reasons: why the verdict is not clearer, and what else a reader has to know.
         wrong: B's picture is not the model's.
+        least: differences below it are called the same: 3 % in one run, where the cases took
+            turns, and more between two.
     """
 
     name: str
@@ -44,6 +51,7 @@ class Comparison:
     verdict: Verdict
     reasons: tuple[str, ...] = ()
     wrong: bool = False
+    least: float | None = None
 
 
 def select(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
@@ -82,7 +90,8 @@ def compare_rows(
 ) -> list[Comparison]:
     """Every case of A beside B's; a field in ``ignore`` may differ between the two.
 
-    Several rows of one case count as one: their samples are put together.
+    Several rows of one case count as one: their samples are put together. ``min_effect`` raises
+    what counts as a difference; below what the rows can tell it does not lower it.
 
     Raises:
         UsageError: no case is in both, or a case is of two bundles.
@@ -132,7 +141,7 @@ def _differing(a: tuple[object, ...], b: tuple[object, ...], fields: Sequence[st
 def _by_case(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
     found: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        if row.status == "ok" and (row.samples_ms or row.median_ms):
+        if row.status == "ok" and row.is_speed and (row.samples_ms or row.median_ms):
             found.setdefault(tuple(getattr(row, field) for field in fields), []).append(row)
     for cases in found.values():
         if len({row.model_sha256 for row in cases if row.model_sha256}) > 1:
@@ -144,32 +153,76 @@ def _by_case(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple[object, .
 
 
 def _compare(a: list[Row], b: list[Row], min_effect: float) -> Comparison:
-    left = [sample for row in a for sample in row.usable_ms]
-    right = [sample for row in b for sample in row.usable_ms]
-    reasons = [f"{side}: {r}" for side, rows in (("A", a), ("B", b)) for r in _doubts(rows)]
+    left, right, paired = _samples(a, b)
+    one = _is_one(a, b)
+    sides = () if one else (("A", a), ("B", b))
+    reasons = [f"{side}: {reason}" for side, rows in sides for reason in _doubts(rows)]
     wrong = any(is_wrong(row) for row in b) or _far_below(a, b)
     if _far_below(a, b):
         reasons.append(f"B: its picture is over {MARGIN_DB:g} dB farther from float32 than A's")
+    name = f"{a[0].name} / {b[0].name}" if a[0].name != b[0].name else a[0].name
     if min(len(left), len(right)) < MIN_SAMPLES:
         reasons.append(f"{len(left)} and {len(right)} samples, {MIN_SAMPLES} each are the least")
         pair = (a[0].median_ms, b[0].median_ms)
         ratio = pair[1] / pair[0] if pair[0] and pair[1] else None
-        return Comparison(a[0].name, *pair, ratio, None, None, "unclear", tuple(reasons), wrong)
-    ratio, low, high = ratio_interval(left, right)
-    least = max(min_effect, *(LEAST_EFFECT[row.trust or "noisy"] for row in a + b))
-    verdict = _verdict(ratio, low, high, min_effect, least)
-    pulse = _pulse(a, b)
-    if pulse and abs(pulse - 1) > min_effect:
+        return Comparison(name, *pair, ratio, None, None, "unclear", tuple(reasons), wrong)
+    pulses = _pulse(a), _pulse(b)
+    least, why = min_effect, ["one measurement: both are the same"] * one
+    if not paired and not one:
+        least, why = _between_runs(least_between_runs(pulses, left, right), pulses, min_effect)
+    found = compared(left, right, least, paired=paired or one)
+    verdict: Verdict = "same" if one else found.verdict
+    if pulses[0] and pulses[1] and not (paired or one) and a[0].machine == b[0].machine:
         # The machine itself differed: believed only what holds with and without that difference.
-        other = _verdict(ratio / pulse, low / pulse, high / pulse, min_effect, least)
-        if other != verdict:
+        pulse = pulses[1] / pulses[0]
+        if found.scaled(pulse) != verdict:
             verdict = "unclear"
             reasons.append(f"the machine itself took {pulse:.2f}x for a fixed hash")
-    if wrong or any(is_wrong(row) for row in a):
+    reasons += why
+    doubted = any(row.trust != "trusted" for row in map(believed, chain(a, b)))
+    if wrong or any(is_wrong(row) for row in a) or (doubted and not one):
         verdict = "unclear"
-    a_ms, b_ms = median(left), median(right)
-    name = f"{a[0].name} / {b[0].name}" if a[0].name != b[0].name else a[0].name
-    return Comparison(name, a_ms, b_ms, ratio, low, high, verdict, tuple(reasons), wrong)
+    numbers = median(left), median(right), found.ratio, found.low, found.high
+    return Comparison(name, *numbers, verdict, tuple(reasons), wrong, least)
+
+
+def _samples(a: list[Row], b: list[Row]) -> tuple[list[float], list[float], bool]:
+    """Usable samples of both, and whether sample i of one belongs to sample i of the other."""
+    if not _took_turns(a, b):
+        left, right = ([s for row in rows for s in row.usable_ms] for rows in (a, b))
+        return left, right, False
+    pairs = list(zip(a[0].samples_ms, b[0].samples_ms, strict=False))  # one of each round
+    flags = list(zip(a[0].sample_flags, b[0].sample_flags, strict=False))
+    either = ["+".join(filter(None, pair)) for pair in flags]
+    left, right = ([*usable([pair[i] for pair in pairs], either)] for i in (0, 1))
+    return left, right, True
+
+
+def _took_turns(a: Sequence[Row], b: Sequence[Row]) -> bool:
+    """Both are one row of one run, whose samples alternate."""
+    if len(a) != 1 or len(b) != 1 or not a[0].run or a[0].run != b[0].run:
+        return False
+    left, right = a[0].sample_places, b[0].sample_places
+    return bool(left and right) and left[0] < right[-1] and right[0] < left[-1]
+
+
+def _is_one(a: Sequence[Row], b: Sequence[Row]) -> bool:
+    """Both are one measurement: copies of a file, or two names of one case."""
+    left, right = ([(row.samples_ms, row.sample_places) for row in rows] for rows in (a, b))
+    return left == right and all(samples for samples, _ in left)
+
+
+def _between_runs(
+    least: float, pulses: tuple[float | None, float | None], effect: float
+) -> tuple[float, list[str]]:
+    """The smallest difference that counts, and why it is more than was asked for."""
+    if effect >= least:
+        return effect, []
+    how = "not known" if None in pulses else "the same"
+    if pulses[0] and pulses[1] and abs(pulses[1] / pulses[0] - 1) > PULSE_EFFECT:
+        how = "another"
+    words = f"not measured in turns in one run, the machine's pulse was {how}"
+    return least, [f"{words}: differences below {least:.0%} do not count"]
 
 
 def _far_below(a: Sequence[Row], b: Sequence[Row]) -> bool:
@@ -183,28 +236,17 @@ def _far_below(a: Sequence[Row], b: Sequence[Row]) -> bool:
     return min(right) < min(left) - MARGIN_DB
 
 
-def _verdict(ratio: float, low: float, high: float, effect: float, least: float) -> Verdict:
-    """Slower and faster need an interval without 1 and an effect as large as the doubt asks for."""
-    if low > 1 and ratio > 1 + least:
-        return "slower"
-    if high < 1 and ratio < 1 / (1 + least):
-        return "faster"
-    inside = 1 / (1 + effect) <= ratio <= 1 + effect
-    narrow = 1 / (1 + 2 * effect) <= low and high <= 1 + 2 * effect
-    return "same" if inside and narrow else "unclear"
-
-
 def _doubts(rows: Sequence[Row]) -> list[str]:
-    reasons = [reason for row in rows if row.trust != "trusted" for reason in row.trust_reasons]
+    found = [row for row in map(believed, rows) if row.trust != "trusted"]
+    reasons = [reason for row in found for reason in row.trust_reasons]
     return list(dict.fromkeys(reasons))
 
 
-def _pulse(a: Sequence[Row], b: Sequence[Row]) -> float | None:
-    """Calibration of B over A where both are of one machine."""
-    if a[0].machine != b[0].machine:
-        return None
-    pairs = [[row.calibration_ms for row in rows if row.calibration_ms] for rows in (a, b)]
-    return median(pairs[1]) / median(pairs[0]) if all(pairs) else None
+def _pulse(rows: Sequence[Row]) -> float | None:
+    """Of the machine while the rows were measured; None where it is not known."""
+    pulses = [pulse for row in rows for pulse in row.sample_pulses_ms]
+    pulses = pulses or [row.calibration_ms for row in rows if row.calibration_ms]
+    return median(pulses) if pulses else None
 
 
 def regressions(found: Sequence[Comparison], limit: float) -> list[Comparison]:

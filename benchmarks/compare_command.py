@@ -11,25 +11,34 @@ from pathlib import Path
 from ..runtime.commands.options import print_json
 from ..runtime.errors import UsageError
 from ..runtime.table import format_table
+from ..runtime.trust import MIN_EFFECT
 from .compare import (
     KEY,
-    MIN_EFFECT,
     Comparison,
     compare_rows,
     regressions,
     select,
     split_condition,
 )
-from .formats import read_rows
+from .formats import conditions_of, read_rows
 from .options import share
+
+UNCLEAR = 3  # exit status
+EXITS = (
+    "Exit status: 0 if every case is the same or faster, or slower without --fail-if-slower; 1 "
+    "with --fail-if-slower if one is slower, failed, missing or makes a wrong picture; 3 if none "
+    "of these but one is unclear, with or without --fail-if-slower; 2 for misuse."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compare two files that flowship bench, the web app or a phone wrote, in any format, case "
         "by case. Two rows of one file: flowship bench compare F F --a engine=onnx --b "
-        "engine=executorch"
+        "engine=executorch. A verdict is firm only where both sides are trusted and the difference "
+        "is more than the machine's own drift."
     )
+    parser.epilog = EXITS
     parser.add_argument("a", type=Path, metavar="A", help="md, csv, json, jsonl, sqlite or html")
     parser.add_argument("b", type=Path, metavar="B")
     for side in ("a", "b"):
@@ -53,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=share,
         default=MIN_EFFECT,
         metavar="P",
-        help="smaller differences are the same (3%%)",
+        help="smaller differences are the same (3%% within one run, where cases take turns; at "
+        "least 15%% between two runs, 25%% where the machine's pulse differs or is not known)",
     )
     parser.add_argument(
         "--fail-if-slower",
@@ -77,12 +87,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         names = [comparison.name for comparison in failed]
         cases = [asdict(comparison) for comparison in found]
-        print_json({"comparisons": cases, "regressions": names})
+        conditions = {"a": conditions_of(a), "b": conditions_of(b)}
+        print_json({"comparisons": cases, "regressions": names, "conditions": conditions})
     else:
         print(render(found))
+        for side, rows in (("A", a), ("B", b)):
+            print("\n".join(f"{side}: {line}" for line in conditions_of(rows)))
     for comparison in failed:
         print(f"regression: {comparison.name}: {_what(comparison)}", file=sys.stderr)
-    return int(bool(failed))
+    if failed:
+        return 1
+    return UNCLEAR if any(comparison.verdict == "unclear" for comparison in found) else 0
 
 
 def _ignored(arguments: argparse.Namespace) -> set[str]:
@@ -113,11 +128,17 @@ def _what(regression: Comparison) -> str:
 
 def render(found: list[Comparison]) -> str:
     """A table, and below it why a verdict is not clearer."""
-    header = ["case", "A ms", "B ms", "B / A", "95 % interval", "verdict"]
+    header = ["case", "A ms", "B ms", "B / A", "95 % interval", "differs from", "verdict"]
     rows = []
     for c in found:
         interval = f"{c.low:.3f} .. {c.high:.3f}" if c.low and c.high else "-"
         numbers = [f"{v:.4g}" if v else "-" for v in (c.a_ms, c.b_ms)]
-        rows.append([c.name, *numbers, f"{c.ratio:.3f}" if c.ratio else "-", interval, c.verdict])
-    notes = [f"{c.name}: {reason}" for c in found for reason in c.reasons]
+        numbers += [f"{c.ratio:.3f}" if c.ratio else "-", interval]
+        rows.append([c.name, *numbers, f"{c.least:.0%}" if c.least else "-", c.verdict])
+    said: dict[str, list[str]] = {}
+    for c in found:
+        for reason in c.reasons:
+            said.setdefault(reason, []).append(c.name)
+    more = {r: f" and {len(names) - 1} more" if len(names) > 1 else "" for r, names in said.items()}
+    notes = [f"{names[0]}{more[reason]}: {reason}" for reason, names in said.items()]
     return "\n".join([format_table(header, rows), *notes])

@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.engines import ARStage, Engine, EngineOptions, VJPStage, find_engine
-from ..runtime.flow import Flow, default_plan, draw_noise
+from ..runtime.flow import Flow, draw_noise
 from ..runtime.guidance import Guidance
 from ..runtime.images import unpatchify
+from ..runtime.labels import resolve_labels
 from ..runtime.model import Model, check_finite, to_block_order
+from ..runtime.opening import default_plan
 from ..runtime.plan import Plan
 from ..runtime.sampler import invert_sequential, invert_windowed
 from ..runtime.saved_plans import load_saved_plan
-from ..runtime.spec import ARBlock
+from ..runtime.spec import ARBlock, FlowSpec
 from .grid import Case
 
 Floats = npt.NDArray[np.float32]
@@ -32,13 +34,23 @@ class Subject:
     """The picture that every case makes.
 
     Attributes:
-        label: number of a class; None takes 0 where the model has classes.
+        label: name or number of a class, or "none"; None takes 0 where the model has classes.
         patches: the first patches of each block alone; None is the whole picture.
     """
 
     seed: int = 7
-    label: int | None = None
+    label: str | int | None = None
     patches: int | None = None
+
+    def label_of(self, spec: FlowSpec) -> int | None:
+        """The number of the class that a model makes.
+
+        Raises:
+            UsageError: it has no such class.
+        """
+        if self.label is None:
+            return 0 if spec.num_classes else None
+        return resolve_labels(self.label, spec, 1)[0]
 
 
 @dataclass(frozen=True)
@@ -94,9 +106,7 @@ class FlowContender:
             names = [block.name for block in flow.spec.ar_blocks]
             window = min(case.window, flow.spec.image.num_patches)  # the whole sequence
             flow.plan = Plan.uniform(names, window, tolerance)
-        self.label = subject.label
-        if self.label is None and flow.spec.num_classes:
-            self.label = 0
+        self.label = subject.label_of(flow.spec)
         self.guidance = Guidance(case.guidance)
         self.unrun_seconds = 0.0
         T = flow.spec.image.num_patches

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import resources
+from math import inf
 from typing import Literal, get_args
 
 from ..runtime.errors import UsageError
@@ -18,6 +19,18 @@ from ..runtime.schema import from_json, parse_json
 DATA = "devices.json"
 Kind = Literal["gpu-desktop", "gpu-laptop", "phone", "phone-soc", "laptop", "desktop", "sbc"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+_POSITIVE = (
+    "memory_gb",
+    "bandwidth_gbps",
+    "fp16_tensor_tflops",
+    "fp16_shader_tflops",
+    "int8_tops",
+    "ai_tops",
+    "tdp_w",
+)
+TIER_USD = 400.0  # what the devices cost that this project is for
 
 
 @dataclass(frozen=True)
@@ -39,8 +52,9 @@ class Device:
         launch_date, launch_price_usd: of the launch; today's price may be another.
         memory_gb: of the card, or the main memory that everything shares.
         bandwidth_gbps: GB/s from that memory at its theoretical best.
-        fp16_tflops, int8_tops: peak rates. ``_kind`` says whose: shader and tensor rates of one
-            card differ by up to 4, and sparse figures count zeros that nobody multiplies.
+        fp16_tensor_tflops, fp16_shader_tflops: peak rates of the matrix units, dense, and of the
+            shaders, which differ by up to 4 on one card. ``_kind`` says whose figures they are.
+        int8_tops: peak rate; sparse figures count zeros that nobody multiplies.
         ai_tops: the vendor's headline; kinds differ, so two of them are never comparable.
         tdp_w: design power, watts.
     """
@@ -56,8 +70,10 @@ class Device:
     memory_type: str = ""
     bandwidth_gbps: float | None = None
     bandwidth_kind: str = ""
-    fp16_tflops: float | None = None
-    fp16_kind: str = ""
+    fp16_tensor_tflops: float | None = None
+    fp16_tensor_kind: str = ""
+    fp16_shader_tflops: float | None = None
+    fp16_shader_kind: str = ""
     int8_tops: float | None = None
     int8_kind: str = ""
     ai_tops: float | None = None
@@ -67,7 +83,7 @@ class Device:
     notes: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("memory_gb", "bandwidth_gbps", "fp16_tflops", "int8_tops", "ai_tops", "tdp_w"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} of {self.id} is {value}, expected more than 0")
@@ -102,6 +118,15 @@ def find_device(name: str) -> Device:
     similar = parts or get_close_matches(wanted, by_id, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(similar[:6])}?" if similar else "see flowship devices"
     raise UsageError(f"no device profile is called {name!r}: {hint}")
+
+
+def tier_devices() -> list[Device]:
+    """Those that cost at most TIER_USD at their launch, and the profiles of phones that do."""
+    return [
+        device
+        for device in devices()
+        if device.group == "phone-soc" or (device.launch_price_usd or inf) <= TIER_USD
+    ]
 
 
 def select_devices(words: str = "", group: Kind | None = None) -> list[Device]:

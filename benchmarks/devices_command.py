@@ -19,14 +19,16 @@ _FIELDS = {
     "memory_gb": ("memory", "GB"),
     "memory_type": ("memory type", ""),
     "bandwidth_gbps": ("bandwidth", "GB/s"),
-    "fp16_tflops": ("fp16", "TFLOP/s"),
+    "fp16_tensor_tflops": ("fp16, tensor units", "TFLOP/s"),
+    "fp16_shader_tflops": ("fp16, shaders", "TFLOP/s"),
     "int8_tops": ("int8", "TOP/s"),
     "ai_tops": ("vendor's AI figure", "TOP/s"),
     "tdp_w": ("power", "W"),
 }
 _KIND_OF = {
     "bandwidth_gbps": "bandwidth_kind",
-    "fp16_tflops": "fp16_kind",
+    "fp16_tensor_tflops": "fp16_tensor_kind",
+    "fp16_shader_tflops": "fp16_shader_kind",
     "int8_tops": "int8_kind",
     "ai_tops": "ai_kind",
 }
@@ -62,17 +64,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def list_text(found: Sequence[Device]) -> str:
     """A table; facts that no source states are empty."""
-    header = ["device", "name", "class", "memory GB", "GB/s", "fp16 TFLOP/s", "USD"]
+    header = ["device", "name", "class", "memory GB", "GB/s", "tensor", "shader", "USD"]
     rows = [
         [d.id, d.name, d.group, *map(_cell, _numbers(d))]
         for d in sorted(found, key=lambda d: (KINDS.index(d.group), d.id))
     ]
-    return format_table(header, rows) + "\n- is not stated by a source that was read"
+    return (
+        format_table(header, rows) + "\ntensor, shader: dense fp16 TFLOP/s of the matrix units and "
+        "of the shaders\n- is not stated by a source that was read; flowship devices NAME has the "
+        "sources"
+    )
 
 
 def _numbers(device: Device) -> tuple[float | None, ...]:
     d = device
-    return (d.memory_gb, d.bandwidth_gbps, d.fp16_tflops, d.launch_price_usd)
+    rates = (d.fp16_tensor_tflops, d.fp16_shader_tflops)
+    return (d.memory_gb, d.bandwidth_gbps, *rates, d.launch_price_usd)
 
 
 def _cell(value: float | None) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
@@ -15,7 +16,11 @@ from typing import Any, get_type_hints
 
 from ..runtime.atomic import atomic_file
 from ..runtime.errors import BundleError, UsageError
+from ..runtime.input_paths import check_readable
 from ..runtime.schema import from_json, parse_json, to_json
+from ..runtime.text import printable
+from ..runtime.text_files import read_text
+from ..runtime.trust import NOT_A_SPEED
 from .row import EQUAL_DB, Row, summarized
 
 FORMATS = ("md", "csv", "json", "jsonl")
@@ -34,7 +39,7 @@ _HTML_DATA = re.compile(r'<script type="application/json" id="rows">(.*?)</scrip
 
 def dumps(rows: Sequence[Row], kind: str) -> str:
     """Rows as the text of one of FORMATS."""
-    return _WRITERS[kind](rows)
+    return printable(_WRITERS[kind](rows))
 
 
 def _json(rows: Sequence[Row]) -> str:
@@ -60,15 +65,17 @@ def _cell(row: Row, name: str) -> Any:
     """A scalar as it is, None as the empty cell, a list as JSON."""
     value = getattr(row, name)
     if name in _LISTS:
-        return json.dumps(value, ensure_ascii=False)
+        return printable(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, str):
+        return printable(value)
     return int(value) if isinstance(value, bool) else value
 
 
 def table(rows: Sequence[Row]) -> str:
     """A markdown table to paste, with its conditions below."""
     header = ["model", "engine", "precision", "threads", "window", "guidance", "ms/image", "± %"]
-    header += ["p90", "patches/s", "cold ms", "peak MB", "GB/s", "GFLOP/s", "PSNR dB", "trust"]
-    lines = [header, ["---"] * 6 + ["---:"] * 9 + ["---"]]
+    header += ["spread %", "p90", "patches/s", "cold ms", "peak MB", "GB/s", "GFLOP/s", "PSNR dB"]
+    lines = [[*header, "trust"], ["---"] * 6 + ["---:"] * 10 + ["---"]]
     rows = told_apart(rows)
     lines += [_summary(row) for row in rows]
     text = "\n".join("| " + " | ".join(_escape(c) for c in cells) + " |" for cells in lines)
@@ -112,14 +119,16 @@ def _summary(row: Row) -> list[str]:
     settings = [row.model, row.engine, row.precision or "", threads]
     settings += [row.window or "", f"{row.guidance:g}"]
     if row.status != "ok":
-        return [*settings, *[""] * 9, row.status]
+        return [*settings, *[""] * 10, row.status]
+    if row.same_as:
+        return [*settings, *[""] * 10, "the same case"]
     mark = "*" if row.extrapolated_patches else ""
-    uncertainty = None if row.median_uncertainty is None else 100 * row.median_uncertainty
     psnr = "identical" if row.psnr_db == EQUAL_DB else _number(row.psnr_db)
     return [
         *settings,
-        _number(row.median_ms) + mark,
-        _number(uncertainty, 2),
+        _number(row.median_ms) + mark if row.is_speed else NOT_A_SPEED,
+        _percent(row.median_uncertainty),
+        _percent(row.spread),
         _number(row.p90_ms),
         _number(row.patches_per_s),
         _number(row.ttfi_ms),
@@ -131,10 +140,16 @@ def _summary(row: Row) -> list[str]:
     ]
 
 
+def _percent(share: float | None) -> str:
+    return _number(None if share is None else 100 * share, 2)
+
+
 def reached(value: float | None, limit: float | None) -> str:
-    """Such as ``18.6 (86 % of 21.6)``."""
+    """Such as ``18.6 (86 % of 21.6)``; a limit that was passed is none, and called that."""
     if value is None or not limit:
         return _number(value)
+    if value > limit:
+        return f"{value:.3g} (wrong limit: {limit:.3g})"
     return f"{value:.3g} ({value / limit:.0%} of {limit:.3g})"
 
 
@@ -146,7 +161,7 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Conditions, what was skipped and why, what is wrong with a number: each said once."""
-    found = [_conditions(row) for row in [r for r in rows if r.status == "ok"] or rows]
+    found = conditions_of(rows)
     said: dict[str, list[str]] = {}  # what is said, of which rows
     for row in rows:
         for text in _said(row):
@@ -156,6 +171,12 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         found.append(f"{text}: {names[0]}{more}")
     found += [f"accuracy: {row.accuracy_source}" for row in rows if row.accuracy_source]
     return list(dict.fromkeys(found))
+
+
+def conditions_of(rows: Sequence[Row]) -> list[str]:
+    """Machine, load and versions, each said once."""
+    measured = [row for row in rows if row.status == "ok"] or rows
+    return list(dict.fromkeys(filter(None, map(_conditions, measured))))
 
 
 def _conditions(row: Row) -> str:
@@ -169,6 +190,8 @@ def _conditions(row: Row) -> str:
 
 
 def _said(row: Row) -> list[str]:
+    if row.same_as:
+        return [f"the same case as {row.same_as}, measured once"]
     found = [] if row.status == "ok" else [f"{row.status}: {row.reason}"]
     found += [f"{row.trust}: {reason}" for reason in row.trust_reasons]
     if row.extrapolated_patches:
@@ -177,8 +200,17 @@ def _said(row: Row) -> list[str]:
             "though later ones attend to more"
         )
     found += ["random weights"] * row.synthetic
+    pairs = (row.read_gbps, row.limit_read_gbps), (row.gflops, row.limit_gflops)
+    if any(value is not None and limit and value > limit for value, limit in pairs):
+        found.append(WRONG_LIMIT)
     return found + list(row.notes)
 
+
+WRONG_LIMIT = (
+    "wrong limit: more was reached than the limit that was measured here, so it is none. Weights "
+    "that stay in the processor's caches are read faster than memory, and a limit that was "
+    "measured on a busy machine is too low"
+)
 
 _WRITERS: dict[str, Callable[[Sequence[Row]], str]] = {
     "md": _markdown,
@@ -191,24 +223,38 @@ _WRITERS: dict[str, Callable[[Sequence[Row]], str]] = {
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write a file in the format of its suffix; .jsonl and .sqlite grow, others are replaced.
 
+    Rows of the same run that are there already give way to these.
+
     Raises:
         UsageError: another suffix.
     """
     check_suffix(path)
-    if path.suffix in SQLITE_SUFFIXES:
+    if path.suffix.lower() in SQLITE_SUFFIXES:
         _append_sqlite(path, rows)
         return
-    kind = SUFFIXES[path.suffix]
-    before = path.read_text("utf-8") if kind == "jsonl" and path.is_file() else ""
-    if before and not before.endswith("\n"):
-        before += "\n"  # the last line of whoever wrote it is not the beginning of ours
+    kind = SUFFIXES[path.suffix.lower()]
+    before = _other_lines(path, rows) if kind == "jsonl" and path.is_file() else ""
     with atomic_file(path) as file:
         file.write((before + dumps(rows, kind)).encode())
 
 
+def _runs(rows: Sequence[Row]) -> set[str]:
+    return {row.run for row in rows if row.run}
+
+
+def _other_lines(path: Path, rows: Sequence[Row]) -> str:
+    """What a file has of other runs, ending with a whole line: what was cut is no row."""
+    marks = [f'"run": {json.dumps(run)}' for run in _runs(rows)]
+    lines = read_text(path).split("\n")
+    if _is_cut(lines[-1]):
+        lines.pop()
+    kept = [line for line in lines if line.strip() and not any(mark in line for mark in marks)]
+    return "".join(f"{line}\n" for line in kept)
+
+
 def check_suffix(path: Path) -> None:
     """UsageError unless write_rows() knows the suffix."""
-    if path.suffix not in SUFFIXES and path.suffix not in SQLITE_SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES and path.suffix.lower() not in SQLITE_SUFFIXES:
         known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES])
         raise UsageError(f"{path}: no format is called {path.suffix!r}: name a file with {known}")
 
@@ -238,6 +284,8 @@ def _append_sqlite(path: Path, rows: Sequence[Row]) -> None:
     try:
         with closing(_connect(path)) as database, database:
             _grow_table(database)
+            runs = [(run,) for run in _runs(rows)]
+            database.executemany(f"DELETE FROM {TABLE} WHERE run = ?", runs)
             database.executemany(f"INSERT INTO {TABLE} ({names}) VALUES ({marks})", values)
     except sqlite3.Error as error:
         raise UsageError(f"{path} cannot take rows: {error}") from error
@@ -266,32 +314,37 @@ def _connect(path: Path) -> sqlite3.Connection:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path) -> list[Row]:
+Note = Callable[[str], None]
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def read_rows(path: Path, note: Note = _to_stderr) -> list[Row]:
     """Rows of a file in any of the formats, or of an HTML report.
+
+    Args:
+        note: takes a line about a last row that was cut when its run was killed.
 
     Raises:
         UsageError: not such a file; the message says what is wrong where.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file")
-    if path.suffix in SQLITE_SUFFIXES:
+    check_readable(path)
+    if path.suffix.lower() in SQLITE_SUFFIXES:
         return _parse(_read_sqlite(path), str(path))
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not text in UTF-8: {error}") from error
-    return loads(text, path.suffix.removeprefix("."), str(path))
+    return loads(read_text(path), path.suffix.lower().removeprefix("."), str(path), note)
 
 
-def loads(text: str, kind: str, what: str) -> list[Row]:
+def loads(text: str, kind: str, what: str, note: Note = _to_stderr) -> list[Row]:
     """The opposite of dumps(); ``what`` begins the error messages."""
     try:
         if kind == "csv":
-            values = [_uncell(line) for line in csv.DictReader(io.StringIO(text))]
+            values = _csv_lines(text, what, note)
         elif kind == "jsonl":
-            values = _json_lines(text, what)
+            values = _json_lines(text, what, note)
         elif kind == "md":
-            values = _json_lines(_embedded(_MD_DATA, text, what), what)
+            values = _json_lines(_embedded(_MD_DATA, text, what), what, note)
         elif kind == "html":
             values = _json_rows(parse_json(_embedded(_HTML_DATA, text, what), what))
         else:
@@ -301,8 +354,36 @@ def loads(text: str, kind: str, what: str) -> list[Row]:
     return _parse(values, what)
 
 
-def _json_lines(text: str, what: str) -> list[Any]:
-    return [parse_json(line, what) for line in text.splitlines() if line.strip()]
+def _json_lines(text: str, what: str, note: Note) -> list[Any]:
+    lines = text.split("\n")  # and not at the other ends of lines that a text may hold
+    if _is_cut(lines[-1]):
+        _leave_aside(what, len(lines), note)
+        lines.pop()
+    return [parse_json(s, f"{what}: line {n}") for n, s in enumerate(lines, 1) if s.strip()]
+
+
+def _is_cut(last: str) -> bool:
+    """Whether what follows the last end of a line is the beginning of a row."""
+    return last.startswith("{") and not last.rstrip().endswith("}")
+
+
+def _leave_aside(what: str, line: int, note: Note) -> None:
+    note(f"note: {what}: line {line} was cut when its run was ended: it is left aside")
+
+
+def _csv_lines(text: str, what: str, note: Note) -> list[Any]:
+    reader, found = csv.DictReader(io.StringIO(text)), []
+    for line in reader:
+        number, unended = reader.line_num, reader.line_num > text.count("\n")
+        try:
+            if unended and None in line.values():
+                raise UsageError("cells are missing")
+            found.append(_uncell(line, f"{what}: line {number}: "))
+        except UsageError:
+            if not unended:
+                raise
+            _leave_aside(what, number, note)
+    return found
 
 
 def _json_rows(document: Any) -> list[Any]:
@@ -329,7 +410,7 @@ def _read_sqlite(path: Path) -> list[Any]:
     return [_uncell({name: line[name] for name in line.keys()}) for line in found]  # noqa: SIM118
 
 
-def _uncell(line: dict[str, Any]) -> dict[str, Any]:
+def _uncell(line: dict[str, Any], what: str = "") -> dict[str, Any]:
     """Cells of csv (all texts) and sqlite to JSON values; empty ones are left out."""
     found: dict[str, Any] = {}
     for name, cell in line.items():
@@ -346,7 +427,7 @@ def _uncell(line: dict[str, Any]) -> dict[str, Any]:
             else:
                 found[name] = int(cell) if "int" in hint else str(cell)
         except ValueError as error:
-            raise UsageError(f"column {name}: {cell!r} cannot be read: {error}") from error
+            raise UsageError(f"{what}column {name}: {cell!r} cannot be read: {error}") from error
     return found
 
 
@@ -355,4 +436,5 @@ def _parse(values: Sequence[Any], what: str) -> list[Row]:
         rows = [from_json(Row, value, f"{what}: row {i + 1}") for i, value in enumerate(values)]
     except BundleError as error:
         raise UsageError(str(error)) from error
-    return [row if row.median_ms is not None else summarized(row) for row in rows]
+    known = [row.median_ms is not None and row.is_speed for row in rows]
+    return [row if k else summarized(row) for row, k in zip(rows, known, strict=True)]

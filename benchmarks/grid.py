@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import UsageError
-from ..runtime.flow import made_for
+from ..runtime.opening import made_for
 from ..runtime.planner import ONE_PATCH
 
 T = TypeVar("T", int, float)

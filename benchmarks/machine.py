@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+
+from ..runtime.machine_limits import usable_cores, usable_memory
 
 CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 POWER_SUPPLIES = Path("/sys/class/power_supply")
@@ -19,7 +20,7 @@ class Machine:
 
     Attributes:
         name: of the processor.
-        cores: that this process may use.
+        cores, memory_gb: that this process may use, in a container fewer than the machine's.
         power: ``mains``, ``battery 57 %``, with the frequency governor; None where unknown.
     """
 
@@ -33,13 +34,6 @@ class Machine:
 def this_machine() -> Machine:
     """What the operating system says of itself; nothing is installed or started for it."""
     return Machine(_processor(), usable_cores(), _memory_gb(), platform.platform(), power_state())
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, fewer than the machine's in a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -56,10 +50,8 @@ def _processor() -> str:
 
 
 def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return _psutil_memory_gb()
+    memory = usable_memory()
+    return _psutil_memory_gb() if memory is None else round(memory / 1e9, 1)
 
 
 def _psutil_memory_gb() -> float | None:
@@ -111,7 +103,9 @@ def commit() -> str | None:
 def _output(*command: str) -> str:
     """What a command prints; empty where it is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -1,32 +1,28 @@
-"""Cases measured together: warmed up, taking turns in one process, until the medians are sure."""
+"""A grid of cases measured: opened, in turns, checked; rows are handed on as they come."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
-from math import isfinite
-from statistics import median
+from secrets import token_hex
+from typing import Protocol
 
 from .. import __version__
 from ..runtime.bundle import Bundle
-from ..runtime.errors import FlowshipError, MissingExtraError, UsageError
-from ..runtime.flow import made_for
-from ..runtime.hashing import sha256_bytes
-from ..runtime.images import max_abs_error, psnr_db, to_uint8
-from ..runtime.manifest import Quality
+from ..runtime.conditions import Watch, describe
+from ..runtime.errors import FlowshipError
+from ..runtime.opening import made_for
+from .accuracy import with_accuracy
 from .ahead import Ahead
 from .cold_start import cold_start
-from .conditions import Watch, describe
-from .contender import BundlePath, Contender, Floats, FlowContender, Subject, picture_of
-from .energy import EnergyMeter, find_meter, why_no_meter
+from .contender import BundlePath, FlowContender, Subject
 from .grid import Case, refusal
 from .machine import commit, now_utc, this_machine
-from .row import EQUAL_DB, Row, Status, summarized
-from .stats import median_uncertainty
-from .trust import is_wrong, judged, psnr_floor
+from .row import Row, summarized
+from .trust import judged
+from .turns import Effort, Job, failed, sampled_row, take_turns
 from .work import picture_bytes, picture_flops
 
 Progress = Callable[[float, str], None]
@@ -35,43 +31,7 @@ ONE_POOL = "executorch"  # one thread pool in a process, whose size its programs
 ONE_POOL_NOTE = (
     "ExecuTorch has one thread pool in a process: took no turns with cases of other thread counts"
 )
-OTHER_PICTURES = 4  # made where a picture looks wrong
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure.
-
-    Attributes:
-        warm_up: runs that are not counted.
-        min_repeats, max_repeats, max_seconds: of each case; the least number comes first.
-        uncertainty: a case ends when its median is known this well (relative, 95 %).
-        cold: measure time to first image and memory in a new process too.
-    """
-
-    warm_up: int = 2
-    min_repeats: int = 10
-    max_repeats: int = 200
-    max_seconds: float = 10.0
-    uncertainty: float = 0.01
-    cold: bool = True
-
-    def is_done(self, samples: Sequence[float], seconds: float) -> bool:
-        if len(samples) < self.min_repeats:
-            return False
-        if len(samples) >= self.max_repeats or seconds >= self.max_seconds:
-            return True
-        return median_uncertainty(samples) <= self.uncertainty
-
-    def runs_left(self, samples: Sequence[float], seconds: float) -> float:
-        """About how many samples are still to come: uncertainty falls with the root of them."""
-        count = len(samples)
-        if not count:
-            return self.min_repeats
-        ends: list[float] = [self.max_repeats, count * self.max_seconds / seconds]
-        if self.uncertainty > 0:
-            ends.append(count * (median_uncertainty(samples) / self.uncertainty) ** 2)
-        return max(0.0, max(self.min_repeats, min(ends)) - count)
+TWICE_NOTE = "given more than once, measured once"
 
 
 @dataclass(frozen=True)
@@ -85,41 +45,74 @@ class Limits:
 MeasureLimits = Callable[[int], Limits]
 
 
+class Keeper(Protocol):
+    """Takes rows as they come, by the number of their case."""
+
+    def done(self, number: int, row: Row) -> None:
+        """A case is over."""
+
+    def so_far(self, rows: Callable[[], Mapping[int, Row]]) -> None:
+        """Cases that are still measured have more samples; ``rows`` makes their rows."""
+
+
+class _Nobody:
+    def done(self, number: int, row: Row) -> None:
+        """The rows are returned."""
+
+    def so_far(self, rows: Callable[[], Mapping[int, Row]]) -> None:
+        """They will be."""
+
+
 @dataclass
-class Job:
-    """One case being measured: its row so far and its samples.
+class _Run:
+    """One call of measure().
 
     Attributes:
-        seconds: of each sample, what was not run extrapolated; ``spent``: of all runs together.
-        numbers: of its samples in the watch's count.
+        rows: those that are done; duplicates have none.
+        seen: the first case of each kind that was opened, and its name.
+        copies: by that case, the rows of others that turned out to be the same.
     """
 
-    row: Row
-    contender: Contender
-    spent: float = 0.0
-    seconds: list[float] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    joules: list[float] = field(default_factory=list)
-    meter: EnergyMeter | None = None
-    output: Floats | None = None
-    finished: bool = False
+    paths: Sequence[BundlePath]
+    cases: Sequence[Case]
+    subject: Subject
+    effort: Effort
+    synthetic: Sequence[bool]
+    template: Row
+    keeper: Keeper
+    rows: dict[int, Row] = field(default_factory=dict)
+    seen: dict[tuple[object, ...], tuple[int, str]] = field(default_factory=dict)
+    copies: dict[int, list[tuple[int, Row]]] = field(default_factory=dict)
+    twice: set[int] = field(default_factory=set)
 
-    @property
-    def run_seconds(self) -> float:
-        """Of one run, as far as it is known."""
-        return self.spent / len(self.seconds) if self.seconds else 0.0
+    def finish(self, number: int, row: Row) -> None:
+        """The row of a case and those that are the same case."""
+        if number in self.twice and TWICE_NOTE not in row.notes:
+            row = replace(row, notes=(*row.notes, TWICE_NOTE))
+        self._keep(number, row)
+        for other, copy in self.copies.get(number, ()):
+            note = f"the same case as {row.name}: measured once"
+            own = {name: getattr(copy, name) for name in ("window", "spinning", "plan_sha256")}
+            self._keep(other, replace(row, **own, same_as=row.name, notes=(*row.notes, note)))
 
-    def sample(self, watch: Watch) -> None:
-        before = self.meter.read() if self.meter else None
-        start = time.perf_counter()
-        self.output = self.contender.run()
-        ran = time.perf_counter() - start
-        after = self.meter.read() if self.meter else None
-        self.spent += ran
-        self.seconds.append(ran + self.contender.unrun_seconds)
-        self.numbers.append(watch.sampled())
-        if before is not None and after is not None:
-            self.joules.append((after - before) * self.seconds[-1] / ran)
+    def _keep(self, number: int, row: Row) -> None:
+        random = bool(self.synthetic) and self.synthetic[self.cases[number].bundle]
+        self.rows[number] = replace(row, synthetic=random)
+        self.keeper.done(number, self.rows[number])
+
+    def same_as(self, number: int, job: Job) -> bool:
+        """Whether a case before this one does the same; its row will be that one's."""
+        first, name = self.seen.setdefault(_identity(job), (number, job.row.name))
+        if first == number:
+            return False
+        copies = [row.name for _, row in self.copies.get(first, ())]
+        if job.row.name in (name, *copies):
+            self.twice.add(first)
+        else:
+            self.copies.setdefault(first, []).append((number, job.row))
+        if first in self.rows:  # it took no turns with this one and is over
+            self.finish(first, self.rows[first])
+        return True
 
 
 def measure(
@@ -133,9 +126,13 @@ def measure(
     limits: MeasureLimits | None = None,
     extra: Sequence[Job] = (),
     template: Row | None = None,
+    keeper: Keeper | None = None,
     progress: Progress = lambda fraction, text: None,
 ) -> list[Row]:
     """Measure every case; a case that cannot run gives a row that says why.
+
+    Cases that turn out to do the same are measured once: where their settings are the same too
+    they are one row, else each has a row, which says of which it is a copy.
 
     Args:
         paths: the bundles that ``Case.bundle`` counts; ``synthetic`` says whose weights are random.
@@ -145,40 +142,75 @@ def measure(
         extra: more contenders that take turns in the first group, such as a baseline; their rows
             are completed in place and not returned.
         template: what all rows have in common; this machine unless given.
+        keeper: gets every row when its case is over, and what there is while cases are sampled.
     """
-    template = template or new_row()
-    rows: dict[int, Row] = {}
+    nobody = keeper or _Nobody()
+    run = _Run(paths, cases, subject, effort, synthetic, template or new_row(), nobody)
     groups = turns(cases) if interleave else [[i] for i in range(len(cases))]
     ahead = Ahead(len(cases))
     for number, group in enumerate(groups):
         with ExitStack() as stack:
-            jobs: dict[int, Job] = {}
-            for i in group:
-                opened = _open(paths, cases[i], subject, template, stack)
-                if isinstance(opened, Row):
-                    rows[i] = opened
-                    ahead.refused()
-                else:
-                    jobs[i] = opened
+            jobs = _open_group(run, group, stack, ahead)
             together = [*jobs.values(), *(extra if not number else ())]
+            apart = bool(interleave and number)
+            _measure_group(run, jobs, together, limits, ahead, progress, apart=apart)
+    return [run.rows[i] for i in sorted(run.rows)]
 
-            def sampled(
-                text: str, together: Sequence[Job] = together, unchecked: int = len(jobs)
-            ) -> None:
-                left = [job.run_seconds * _runs_left(job, effort) for job in together]
-                check = _check_seconds(together, effort, limits)
-                progress(ahead.fraction(left, unchecked, check), text)
 
-            take_turns(together, effort, sampled)
-            for count, (i, job) in enumerate(jobs.items()):
-                start = time.monotonic()
-                sampled(f"checking the picture of {job.row.name}", unchecked=len(jobs) - count)
-                if interleave and number:
-                    job.row = replace(job.row, notes=(*job.row.notes, ONE_POOL_NOTE))
-                rows[i] = _finish(job, paths, cases[i], subject, effort, limits)
-                ahead.checked(time.monotonic() - start)
-    random = [bool(synthetic) and synthetic[case.bundle] for case in cases]
-    return [replace(rows[i], synthetic=random[i]) for i in range(len(cases))]
+def _open_group(run: _Run, group: Sequence[int], stack: ExitStack, ahead: Ahead) -> dict[int, Job]:
+    """The cases that can run and are not the same as another one."""
+    jobs: dict[int, Job] = {}
+    for i in group:
+        opened = open_case(run.paths[run.cases[i].bundle], run.cases[i], run.subject, run.template)
+        if isinstance(opened, Row):
+            run.finish(i, opened)
+            ahead.refused()
+        elif run.same_as(i, opened):
+            opened.contender.close()
+            ahead.refused()
+        else:
+            stack.callback(opened.contender.close)
+            jobs[i] = opened
+    return jobs
+
+
+def _measure_group(
+    run: _Run,
+    jobs: Mapping[int, Job],
+    together: Sequence[Job],
+    limits: MeasureLimits | None,
+    ahead: Ahead,
+    progress: Progress,
+    *,
+    apart: bool,
+) -> None:
+    watch, effort = Watch(), run.effort
+
+    def tell(text: str, unchecked: int) -> None:
+        left = [job.run_seconds * _runs_left(job, effort) for job in together]
+        check = _check_seconds(together, effort, limits)
+        progress(ahead.fraction(left, unchecked, check), text)
+
+    def so_far() -> dict[int, Row]:
+        own = {i: job for i, job in jobs.items() if i not in run.rows and job.numbers}
+        rows = {i: sampled_row(job, watch, effort, len(together)) for i, job in own.items()}
+        return {i: judged(summarized(replace(row, interrupted=True))) for i, row in rows.items()}
+
+    def sampled(text: str) -> None:
+        tell(text, len(jobs))
+        run.keeper.so_far(so_far)
+
+    run.keeper.so_far(so_far)
+    take_turns(together, effort, watch, sampled)
+    for job in together:
+        job.row = sampled_row(job, watch, effort, len(together))
+    for count, (i, job) in enumerate(jobs.items()):
+        start = time.monotonic()
+        tell(f"checking the picture of {job.row.name}", len(jobs) - count)
+        if apart:
+            job.row = replace(job.row, notes=(*job.row.notes, ONE_POOL_NOTE))
+        run.finish(i, _finish(job, run.paths, run.cases[i], run.subject, effort, limits))
+        ahead.checked(time.monotonic() - start)
 
 
 def turns(cases: Sequence[Case]) -> list[list[int]]:
@@ -200,6 +232,7 @@ def new_row() -> Row:
     return Row(
         model="",
         engine="",
+        run=token_hex(6),
         time_utc=now_utc(),
         flowship_version=__version__,
         commit=commit(),
@@ -212,10 +245,27 @@ def new_row() -> Row:
     )
 
 
-def _open(
-    paths: Sequence[BundlePath], case: Case, subject: Subject, template: Row, stack: ExitStack
-) -> Job | Row:
-    """A job whose engine the stack closes, or the row of a case that cannot run."""
+def _window(case: Case) -> str:
+    return "auto" if case.window is None else str(case.window)
+
+
+def _identity(job: Job) -> tuple[object, ...]:
+    """What two cases have in common that do the same, whatever they are called."""
+    contender, row = job.contender, job.row
+    assert isinstance(contender, FlowContender)
+    guided = contender.guidance.branches == 2
+    plan, blocks = contender.flow.plan, contender.flow.spec.ar_blocks
+    windows = tuple(plan.window(block.name, guided) for block in blocks)
+    settled: tuple[object, ...] = ()  # W = 1 asks nothing of them
+    if max(windows) > 1:
+        settled = (plan.tolerance, *sorted(plan.min_committed.items()))
+    settings = (row.model_sha256, row.engine, row.precision, row.device, row.threads)
+    spins = row.spinning and row.threads != 1  # one thread never waits for another
+    return (*settings, spins, row.guidance, windows, settled)
+
+
+def open_case(path: BundlePath, case: Case, subject: Subject, template: Row) -> Job | Row:
+    """A job whose engine is open, or the row of a case that cannot run."""
     row = replace(
         template,
         engine=case.engine,
@@ -223,21 +273,20 @@ def _open(
         device=case.device,
         threads=case.threads,
         spinning=bool(case.spinning),
-        window="auto" if case.window is None else str(case.window),
+        window=_window(case),
         guidance=case.guidance,
         seed=subject.seed,
     )
-    with Bundle.open(paths[case.bundle]) as bundle:
+    with Bundle.open(path) as bundle:
         T = bundle.spec.image.num_patches
         row = replace(row, model=bundle.manifest.name, model_sha256=bundle.sha256, num_patches=T)
         reason = refusal(case, bundle)
     if reason:
         return replace(row, status="skipped", reason=reason)
     try:
-        contender = FlowContender(paths[case.bundle], case, subject)
+        contender = FlowContender(path, case, subject)
     except FlowshipError as error:
-        return _failed(row, error)
-    stack.callback(contender.close)
+        return failed(row, error)
     info, flow = contender.flow.engine.info, contender.flow
     row = replace(
         row,
@@ -251,62 +300,6 @@ def _open(
         extrapolated_patches=contender.patches,
     )
     return Job(row, contender)
-
-
-def _failed(row: Row, error: FlowshipError) -> Row:
-    """What is not there is skipped; what broke has failed."""
-    absent = isinstance(error, (UsageError, MissingExtraError))
-    status: Status = "skipped" if absent else "failed"
-    return replace(row, status=status, reason=str(error), trust=None)
-
-
-def take_turns(jobs: Sequence[Job], effort: Effort, progress: Callable[[str], None]) -> None:
-    """Warm up, then sample the jobs in turns until each is done; their rows get the samples."""
-    meters = {device: find_meter(device) for device in {job.row.device for job in jobs}}
-    for job in jobs:
-        job.meter = meters[job.row.device]
-        for _ in range(effort.warm_up):
-            if not job.finished:
-                _guarded(job, job.contender.run)
-    watch = Watch()
-    while active := [job for job in jobs if not job.finished]:
-        for job in active:
-            _guarded(job, lambda job=job: job.sample(watch))  # type: ignore[misc]
-            job.finished |= effort.is_done(job.seconds, job.spent)
-        progress(f"{len(active)} of {len(jobs)} cases still run")
-    found = watch.disturbances()
-    turns = f", {len(jobs)} cases taking turns in one process" * (len(jobs) > 1)
-    for job in jobs:
-        own = [found[number] for number in job.numbers]
-        others = [d.other_cores for d in own if d.other_cores is not None]
-        stolen = [d.steal for d in own if d.steal is not None]
-        notes = job.row.notes
-        if job.seconds and not others:
-            notes += ("the load of other programs cannot be read here (pip install psutil)",)
-        if job.seconds and not job.joules:
-            notes += (why_no_meter(job.row.device),)
-        job.row = replace(
-            job.row,
-            samples_ms=tuple(1000 * seconds for seconds in job.seconds),
-            sample_flags=tuple(d.flag for d in own),
-            other_cores=median(others) if others else None,
-            steal=median(stolen) if stolen else None,
-            calibration_ms=watch.calibration_ms,
-            joules_per_image=median(job.joules) if job.joules else None,
-            energy_source=job.meter.source if job.meter and job.joules else None,
-            notes=notes,
-            conditions=f"{job.row.conditions or ''}{turns}",
-        )
-
-
-def _guarded(job: Job, run: Callable[[], object]) -> None:
-    try:
-        run()
-    except FlowshipError as error:
-        job.row = _failed(job.row, error)
-        job.seconds.clear()
-        job.numbers.clear()
-        job.finished = True
 
 
 def _runs_left(job: Job, effort: Effort) -> float:
@@ -333,8 +326,8 @@ def _finish(
         return job.row
     path = paths[case.bundle]
     try:
-        row = summarized(_with_accuracy(job, path, case, subject))
-        if effort.cold:
+        row = summarized(with_accuracy(job, path, case, subject))
+        if effort.cold and row.is_speed:
             cold = cold_start(path, case, subject)
             # the first patches alone are no image
             ttfi = cold.ttfi_ms if row.extrapolated_patches is None else None
@@ -343,7 +336,7 @@ def _finish(
             )
         return judged(_with_limits(row, job, limits))
     except FlowshipError as error:
-        return _failed(job.row, error)
+        return failed(job.row, error)
 
 
 def _with_limits(row: Row, job: Job, limits: MeasureLimits | None) -> Row:
@@ -368,104 +361,3 @@ def _with_limits(row: Row, job: Job, limits: MeasureLimits | None) -> Row:
 def _ran_share(job: Job) -> float:
     """The part of the samples' time that really ran; less than 1 where they are extrapolated."""
     return job.spent / sum(job.seconds)
-
-
-# -- how right the picture is ----------------------------------------------------------------------
-
-
-def _with_accuracy(job: Job, path: BundlePath, case: Case, subject: Subject) -> Row:
-    """Hash, error against float32 sequential made in this run, and the change of bits/dim."""
-    contender, row = job.contender, job.row
-    assert isinstance(contender, FlowContender) and job.output is not None
-    images = picture_of(job.output, contender)
-    row = replace(row, output_sha256=sha256_bytes(to_uint8(images)[0].tobytes()))
-    quality = _quality(contender)
-    sequential = _reference(case, contender)
-    if sequential is None:
-        if quality is None:
-            return replace(row, notes=(*row.notes, "no float32 to compare the picture with"))
-        return replace(
-            row,
-            psnr_db=quality.psnr_db,
-            max_abs_error=quality.image_max_abs_error,
-            bits_per_dim_change=quality.bits_per_dim_change,
-            accuracy_source=f"the manifest, measured when exported on {quality.inputs}",
-        )
-    with_engine = f"{sequential.engine} fp32, one patch a call, in this run"
-    reference = FlowContender(path, sequential, subject)
-    try:
-        wanted = picture_of(reference.run(), reference)
-        error = max_abs_error(images, wanted)
-        row = replace(
-            row,
-            psnr_db=_psnr(images, wanted),
-            psnr_floor_db=psnr_floor(row.precision, quality.psnr_db_median if quality else None),
-            max_abs_error=error if isfinite(error) else None,
-            accuracy_source=f"picture against {with_engine}",
-        )
-        if is_wrong(row):
-            others = _other_psnrs(path, (case, sequential), subject)
-            row = replace(row, psnr_median_db=median([row.psnr_db or 0.0, *others]))
-        return _with_bits(row, contender, reference, wanted, quality)
-    finally:
-        reference.close()
-
-
-def _psnr(images: Floats, wanted: Floats) -> float:
-    return max(-EQUAL_DB, min(EQUAL_DB, psnr_db(images, wanted)))
-
-
-def _other_psnrs(path: BundlePath, pair: tuple[Case, Case], subject: Subject) -> list[float]:
-    """PSNR between two cases on the pictures of the next seeds."""
-    found = []
-    for seed in range(subject.seed + 1, subject.seed + 1 + OTHER_PICTURES):
-        made = []
-        for case in pair:
-            contender = FlowContender(path, case, replace(subject, seed=seed))
-            try:
-                made.append(picture_of(contender.run(), contender))
-            finally:
-                contender.close()
-        found.append(_psnr(*made))
-    return found
-
-
-def _with_bits(
-    row: Row,
-    contender: FlowContender,
-    reference: FlowContender,
-    picture: Floats,
-    quality: Quality | None,
-) -> Row:
-    """The manifest's change on real pictures; where it has none, the change on this picture."""
-    if quality is not None and quality.bits_per_dim_change is not None:
-        source = f"change of bits/dim from the manifest ({quality.bits_per_dim_inputs})"
-        change: float | None = quality.bits_per_dim_change
-    elif contender.patches is None:
-        source = "change of bits/dim on the float32 picture, in this run"
-        found = [c.flow.log_likelihood(picture, label=c.label) for c in (contender, reference)]
-        change = float(found[0].bits_per_dim[0] - found[1].bits_per_dim[0])
-    else:
-        return row
-    return replace(
-        row, bits_per_dim_change=change, accuracy_source=f"{row.accuracy_source}; {source}"
-    )
-
-
-def _quality(contender: FlowContender) -> Quality | None:
-    info = contender.flow.engine.info
-    for quality in contender.flow.bundle.manifest.quality:
-        if (quality.engine, quality.precision) == (made_for(info.name), info.precision):
-            return quality
-    return None
-
-
-def _reference(case: Case, contender: FlowContender) -> Case | None:
-    """Float32 sequential: with ONNX Runtime where it is, another engine's witness, else its own."""
-    precisions = contender.flow.bundle.manifest.precisions
-    for engine in ("onnx", case.engine):
-        there = engine == case.engine or find_spec("onnxruntime") is not None
-        if there and "fp32" in precisions.get(made_for(engine), ()):
-            device = case.device if engine == case.engine else "cpu"
-            return replace(case, engine=engine, precision="fp32", device=device, window=1)
-    return None

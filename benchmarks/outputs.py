@@ -21,11 +21,11 @@ def check_output(path: Path) -> None:
             that is not one of ours.
     """
     check_place(path)
-    if path.suffix != REPORT:
+    if path.suffix.lower() != REPORT:
         check_suffix(path)
-    if path.suffix == ".jsonl" and path.is_file():
+    if path.suffix.lower() == ".jsonl" and path.is_file():
         read_rows(path)
-    elif path.suffix in SQLITE_SUFFIXES and path.is_file():
+    elif path.suffix.lower() in SQLITE_SUFFIXES and path.is_file():
         check_database(path)
 
 
@@ -37,7 +37,7 @@ def check_report(path: Path) -> None:
     """
     check_place(path)
     is_device = path.exists() and not path.is_file()  # such as /dev/stdout
-    if path.suffix not in (REPORT, ".htm") and not is_device:
+    if path.suffix.lower() not in (REPORT, ".htm") and not is_device:
         raise UsageError(f"{path}: the report is HTML: name a file with {REPORT}")
 
 

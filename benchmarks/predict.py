@@ -19,6 +19,7 @@ from ..runtime.plan import DEFAULT_TOLERANCE, Profile
 from ..runtime.planner import choose_windows, chosen_windows, planned_seconds, sequential_seconds
 from .devices import Device, Kind
 from .roofline import CACHE_BYTES, CallCost, model_costs
+from .validated import validated
 
 PRECISIONS = ("fp16", "int8", "int4")
 # Share of the limits that our step graphs reach on a CPU, from calls of an AFHQ-256 block (fp32,
@@ -131,10 +132,14 @@ def device_speed(
         )
     assumed, words = ASSUMED[device.group], []
     words.append(f"{assumed.read:.0%} of the bandwidth and {assumed.matmul:.0%} of the fp16 peak")
-    words.append(f"{assumed.launch_ms:g} ms for each call")
-    peak = tflops or device.fp16_tflops
-    if peak is None:
+    words.append(f"launch overhead of {assumed.launch_ms:g} ms for each call, measured nowhere")
+    peak = tflops or device.fp16_tensor_tflops or device.fp16_shader_tflops
+    if tflops is not None:
+        words.append(f"{tflops:g} TFLOP/s in fp16, as given")
+    elif peak is None:
         words.append(f"{assumed.tflops:g} TFLOP/s in fp16, which no source read states")
+    elif device.fp16_tensor_tflops is None:
+        words.append("the shaders' fp16 rate, as no source read states one of tensor units")
     memory = None
     if device.memory_gb:
         memory = device.memory_gb * 1e9 * assumed.memory
@@ -158,6 +163,8 @@ class Prediction:
     Attributes:
         sequential_seconds, planned_seconds: with W = 1, and with the best window of each block.
         windows: that best window, by stage.
+        planned_range: the planned time with the errors that predictions had where calls could be
+            measured; see validation.py for where, which is not this device.
         bound: what most of the planned time is spent on.
         memory_bytes: weights of all blocks, KV cache and activations.
         least_memory_bytes: the same with the weights of one block at a time.
@@ -169,6 +176,7 @@ class Prediction:
     guided: bool
     sequential_seconds: float
     planned_seconds: float
+    planned_range: tuple[float, float]
     windows: dict[str, int]
     bound: Bound
     memory_bytes: float
@@ -209,6 +217,7 @@ def predict(
         guided,
         sequential_seconds(options),
         planned_seconds(options),
+        validated().around(planned_seconds(options)),
         windows,
         max(spent, key=lambda bound: spent[bound]),
         memory,

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle import Bundle
-from ..runtime.commands.options import print_json, thread_count
+from ..runtime.commands.options import is_given, print_json, thread_count
 from ..runtime.errors import MissingExtraError, UsageError
+from ..runtime.locks import private_folder
 from ..runtime.manifest import Manifest
 from ..runtime.plan import PLAN, PlanFile, Profile
 from ..runtime.planner import ONE_PATCH
 from ..runtime.progress import ProgressLine
+from ..runtime.schema import to_json
 from ..runtime.table import format_bytes, format_table
-from .devices import find_device, select_devices
+from .devices import TIER_USD, Device, find_device, select_devices, tier_devices
 from .predict import PRECISIONS, Prediction, Speed, device_speed, predict
 from .synthetic_models import published_manifest
 from .validate import Validation, typical_error, validate
+from .validated import validated
+
+OVERVIEW = "int8"  # weights of the table of all devices: the smallest that every engine runs well
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         metavar="NAMES",
-        help="profiles as in rtx-4060,pixel-9a (all whose bandwidth is known)",
+        help="profiles as in rtx-4060,pixel-9a, or all (one line for each of the "
+        f"{TIER_USD:.0f} USD tier)",
     )
     parser.add_argument(
-        "--precision", default=",".join(PRECISIONS), help="of the weights (%(default)s)"
+        "--precision",
+        help=f"of the weights ({','.join(PRECISIONS)}; {OVERVIEW} without --device)",
     )
     parser.add_argument(
-        "--guidance", action="store_true", help="with guidance alone (without and with)"
+        "--guidance",
+        action="store_true",
+        help="with guidance alone (without and with; without --device without)",
     )
     parser.add_argument(
         "--gbps", type=float, metavar="GB/S", help="memory bandwidth instead of the profile's"
@@ -76,27 +83,39 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_this_device(arguments)
     if arguments.published:
         raise UsageError("--published goes with --this-device")
-    precisions = [word.strip() for word in arguments.precision.split(",")]
-    speeds = _speeds(arguments)
+    if is_given(arguments, "threads"):
+        raise UsageError("--threads goes with --this-device")
+    overview = not arguments.device
+    usual = OVERVIEW if overview else ",".join(PRECISIONS)
+    precisions = [word.strip() for word in (arguments.precision or usual).split(",")]
+    devices = _devices(arguments)
+    speeds = _speeds(arguments, devices)
     manifest, profile = _model(arguments)
-    name = manifest.name
+    guided = (True,) if arguments.guidance else (False,) if overview else (False, True)
     found = [
-        predict(manifest, profile, speed, precision, guided)
-        for speed in speeds
+        predict(manifest, profile, speed, precision.strip(), with_guidance)
+        for speed in speeds.values()
         for precision in precisions
-        for guided in ((True,) if arguments.guidance else (False, True))
+        for with_guidance in guided
     ]
     if arguments.json:
         print_json(
             {
-                "bundle": name,
+                "bundle": manifest.name,
                 "profile": profile is not None,
-                "devices": [asdict(speed) for speed in speeds],
+                "devices": [asdict(speed) for speed in speeds.values()],
                 "predictions": [asdict(prediction) for prediction in found],
+                "unknown_bandwidth": [d.id for d in devices if d.id not in speeds],
+                "validation": to_json(validated()),
             }
         )
     else:
-        print(prediction_text(name, speeds, found, profiled=profile is not None))
+        print(prediction_text(manifest.name, devices, speeds, found, profiled=profile is not None))
+        if overview:
+            print(
+                f"devices of at most {TIER_USD:.0f} USD at launch and phones of that class: "
+                "--device all has the others"
+            )
     return 0
 
 
@@ -117,47 +136,91 @@ def _check_patches(manifest: Manifest) -> None:
         raise UsageError(f"{manifest.name}: {ONE_PATCH}: there is nothing to predict")
 
 
-def _speeds(arguments: argparse.Namespace) -> list[Speed]:
-    given: dict[str, Any] = {"gbps": arguments.gbps, "tflops": arguments.tflops}
-    if arguments.device:
-        names = dict.fromkeys(word for word in arguments.device.split(",") if word.strip())
-        return [device_speed(find_device(name), **given) for name in names]
-    if arguments.gbps or arguments.tflops:
+def _devices(arguments: argparse.Namespace) -> list[Device]:
+    names = arguments.device and [w for w in arguments.device.split(",") if w.strip()]
+    every = [word.strip() for word in names] == ["all"] if names else False
+    given = arguments.gbps is not None or arguments.tflops is not None
+    if given and (not names or every or len(names) > 1):
         raise UsageError("--gbps and --tflops describe one device: say which with --device")
-    return [device_speed(d) for d in select_devices() if d.bandwidth_gbps is not None]
+    if not names:
+        return tier_devices()
+    if every:
+        return select_devices()
+    return list(dict.fromkeys(find_device(name) for name in names))
+
+
+def _speeds(arguments: argparse.Namespace, devices: Sequence[Device]) -> dict[str, Speed]:
+    """By device, those whose bandwidth is known or given.
+
+    Raises:
+        UsageError: that is none.
+    """
+    given: dict[str, Any] = {"gbps": arguments.gbps, "tflops": arguments.tflops}
+    known = [d for d in devices if d.bandwidth_gbps is not None or arguments.gbps is not None]
+    return {d.id: device_speed(d, **given) for d in known or devices[:1]}
 
 
 def prediction_text(
-    name: str, speeds: Sequence[Speed], found: Sequence[Prediction], *, profiled: bool
+    name: str,
+    devices: Sequence[Device],
+    speeds: Mapping[str, Speed],
+    found: Sequence[Prediction],
+    *,
+    profiled: bool,
 ) -> str:
     """The table and, below it, all that was assumed."""
-    header = ["device", "weights", "guidance", "sequential", "planned", "gain", "windows", "bound"]
-    rows = [
-        [
-            p.device,
-            p.precision,
-            "yes" if p.guided else "no",
-            _seconds(p.sequential_seconds),
-            _seconds(p.planned_seconds),
-            f"{p.sequential_seconds / p.planned_seconds:.1f}x",
-            ",".join(map(str, p.windows.values())),
-            p.bound,
-            format_bytes(p.memory_bytes),
-            p.fits,
-        ]
-        for p in found
-    ]
+    header = ["device", "GB/s", "tensor", "shader", "weights", "guidance", "sequential", "planned"]
+    header += ["range", "gain", "windows", "bound", "memory", "fits"]
+    rows = []
+    for device in devices:
+        rates = _rates(device, speeds.get(device.id))
+        mine = [p for p in found if p.device == device.id]
+        rows += [[device.id, *rates, *_cells(p)] for p in mine]
+        if not mine:
+            rows.append([device.id, *rates, *["-"] * 3, *["unknown"] * 2, *["-"] * 5])
     lines = [
         f"{name}: predicted time of one picture (a roofline, not a measurement)",
-        format_table([*header, "memory", "fits"], rows),
+        format_table(header, rows),
+        "tensor, shader: dense fp16 TFLOP/s at their peak, - where no source that was read states "
+        "it; tensor counts where it is known (sources: flowship devices NAME)",
+        validated().words,
     ]
+    if len(speeds) < len(devices):
+        lines.append(
+            "unknown: no source that was read states the memory bandwidth, on which everything "
+            "hangs: give it with --device NAME --gbps"
+        )
     if not profiled:
         lines.append("no convergence profile of these weights: sequential sampling alone")
     by_words: dict[str, list[str]] = {}
-    for speed in speeds:
+    for speed in speeds.values():
         by_words.setdefault("; ".join(speed.assumptions), []).append(speed.name)
     lines += [f"assumed for {', '.join(names)}: {words}" for words, names in by_words.items()]
     return "\n".join(lines)
+
+
+def _rates(device: Device, speed: Speed | None) -> list[str]:
+    """GB/s as counted, tensor and shader TFLOP/s as stated."""
+    rates = (device.fp16_tensor_tflops, device.fp16_shader_tflops)
+    return [
+        f"{speed.gbps:.4g}" if speed else "unknown",
+        *("-" if rate is None else f"{rate:.4g}" for rate in rates),
+    ]
+
+
+def _cells(p: Prediction) -> list[str]:
+    return [
+        p.precision,
+        "yes" if p.guided else "no",
+        _seconds(p.sequential_seconds),
+        _seconds(p.planned_seconds),
+        " to ".join(map(_seconds, p.planned_range)),
+        f"{p.sequential_seconds / p.planned_seconds:.1f}x",
+        ",".join(map(str, p.windows.values())),
+        p.bound,
+        format_bytes(p.memory_bytes),
+        p.fits,
+    ]
 
 
 def _seconds(value: float) -> str:
@@ -172,6 +235,8 @@ def _run_this_device(arguments: argparse.Namespace) -> int:
         raise UsageError("--this-device measures a bundle: leave out --model (see --published)")
     if arguments.device or arguments.gbps or arguments.tflops:
         raise UsageError("--this-device measures its own rates: leave out --device and rates")
+    if is_given(arguments, "precision"):
+        raise UsageError("--this-device measures float32: leave out --precision")
     found: list[tuple[Speed, list[Validation]]] = []
     with Bundle.open(arguments.bundle) as bundle:
         _check_patches(bundle.manifest)
@@ -236,10 +301,10 @@ def validate_published(size: str, threads: int) -> tuple[Speed, list[Validation]
     if size not in synthetic.PRESETS:
         raise UsageError(f"no published size {size!r}: choose from {', '.join(synthetic.PRESETS)}")
     preset = synthetic.PRESETS[size]
-    with tempfile.TemporaryDirectory(prefix="flowship-") as folder:
+    with private_folder() as folder:
         config = replace(preset.config, num_blocks=1)
-        checkpoint = synthetic.write_checkpoint(Path(folder), preset.dataset, config)
-        output = Path(folder) / "block.flowship"
+        checkpoint = synthetic.write_checkpoint(folder, preset.dataset, config)
+        output = folder / "block.flowship"
         options = targets.TargetOptions(denoise=False)
         request = requests.ExportRequest(("onnx",), ("fp32",), options=options)
         pipeline.export_checkpoint(checkpoint, output, request, ProgressLine())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from .stats import median_uncertainty, percentile, relative_iqr
+from ..runtime.stats import median_uncertainty, percentile, relative_iqr
+from ..runtime.trust import UNTIMED_ENGINES, UNTIMED_NOTE, Trust, usable
 
 Status = Literal["ok", "skipped", "failed"]
-Trust = Literal["trusted", "noisy", "not trustworthy"]
 
-MIN_CLEAN = 5  # samples without a flag that are enough to leave the flagged ones out
 EQUAL_DB = 200.0  # stands for identical pictures; float32 with peak 2 cannot come near it
 
 
@@ -23,6 +21,9 @@ class Row:
     what they cannot know.
 
     Attributes:
+        run: what the rows of one run have in common. ``interrupted``: it did not come to its end.
+        same_as: name of the row whose case this one is too, such as W=1 where the plan has no
+            windows; measured once, its numbers are that row's.
         model, model_sha256: the bundle's name and hash; ``synthetic`` has random weights.
         engine, engine_version, precision, device, threads: what ran it; threads are the engine's.
         spinning: its idle threads wait actively between operators.
@@ -30,6 +31,10 @@ class Row:
         guidance, label, seed: of the picture. Batch size is always 1.
         samples_ms: every sample, milliseconds per image from noise to pixels, in order of time.
         sample_flags: for each sample what disturbed it: "" or busy, steal, throttled with a +.
+        sample_places: for each sample its place among all samples of the run. Cases take turns in
+            an order that ``order_seed`` shuffles anew in every round.
+        sample_pulses_ms: for each sample a fixed hash computed after it, the machine's pulse.
+        span_s: seconds from the first sample to the last.
         samples_used: how many the statistics are of: those without a flag where they suffice.
         spread: distance of the quartiles over the median.
         median_uncertainty: half the 95 % interval of the median, relative.
@@ -45,7 +50,7 @@ class Row:
         psnr_floor_db: below it a picture is called wrong.
         psnr_median_db: where this picture is below the floor, of five: single pictures amplify
             the smallest difference.
-        calibration_ms: a fixed hash computed between the samples, the pulse of the machine.
+        calibration_ms: a good pulse of the run.
         other_cores, steal: median load of other programs, in cores, and stolen share of time.
         conditions: in words; ``notes``: what a reader has to know.
         trust, trust_reasons: whether to believe the time.
@@ -57,6 +62,9 @@ class Row:
     status: Status = "ok"
     reason: str | None = None
     # where and with what
+    run: str | None = None
+    interrupted: bool = False
+    same_as: str | None = None
     time_utc: str | None = None
     flowship_version: str | None = None
     commit: str | None = None
@@ -78,7 +86,11 @@ class Row:
     label: int | None = None
     seed: int | None = None
     # how fast
+    order_seed: int | None = None
     sample_flags: tuple[str, ...] = ()
+    sample_places: tuple[int, ...] = ()
+    sample_pulses_ms: tuple[float, ...] = ()
+    span_s: float | None = None
     samples_used: int | None = None
     median_ms: float | None = None
     p50_ms: float | None = None
@@ -120,10 +132,10 @@ class Row:
     def __post_init__(self) -> None:
         if any(not 0 < sample < float("inf") for sample in self.samples_ms):
             raise ValueError(f"samples_ms of {self.name} holds a time that is not above 0")
-        if self.sample_flags and len(self.sample_flags) != len(self.samples_ms):
-            raise ValueError(
-                f"{len(self.sample_flags)} sample_flags for {len(self.samples_ms)} samples_ms"
-            )
+        for field in ("sample_flags", "sample_places", "sample_pulses_ms"):
+            count = len(getattr(self, field))
+            if count and count != len(self.samples_ms):
+                raise ValueError(f"{count} {field} for {len(self.samples_ms)} samples_ms")
 
     @property
     def name(self) -> str:
@@ -136,20 +148,23 @@ class Row:
         return " ".join(word for word in words if word)
 
     @property
+    def is_speed(self) -> bool:
+        """Whether its time says how fast a device is."""
+        return self.engine not in UNTIMED_ENGINES
+
+    @property
     def usable_ms(self) -> tuple[float, ...]:
         """The samples that statistics and comparisons are made of."""
         return usable(self.samples_ms, self.sample_flags)
 
 
-def usable(samples: Sequence[float], flags: Sequence[str]) -> tuple[float, ...]:
-    """Samples without a flag, if they are MIN_CLEAN and half of all at least; else all of them."""
-    clean = tuple(sample for sample, flag in zip(samples, flags, strict=False) if not flag)
-    enough = len(clean) >= MIN_CLEAN and 2 * len(clean) >= len(samples)
-    return clean if enough else tuple(samples)
-
-
 def summarized(row: Row) -> Row:
-    """The row with the statistics that follow from its samples; others stay as they are."""
+    """The row with the statistics that follow from its samples; others stay as they are.
+
+    What is not a speed loses its times, so that nothing can show them.
+    """
+    if not row.is_speed:
+        return _without_times(row)
     samples = row.usable_ms
     if not samples:
         return row
@@ -170,3 +185,17 @@ def summarized(row: Row) -> Row:
         images_per_min=60_000 / median,
         patches_per_s=blocks_patches,
     )
+
+
+_TIMES = (
+    *("samples_used", "median_ms", "p50_ms", "p90_ms", "p99_ms", "min_ms", "spread", "trust"),
+    *("median_uncertainty", "images_per_min", "patches_per_s", "ttfi_ms", "load_ms", "span_s"),
+    *("read_gbps", "limit_read_gbps", "gflops", "limit_gflops", "joules_per_image"),
+)
+_SERIES = ("samples_ms", "sample_flags", "sample_places", "sample_pulses_ms", "trust_reasons")
+
+
+def _without_times(row: Row) -> Row:
+    notes = row.notes if UNTIMED_NOTE in row.notes else (*row.notes, UNTIMED_NOTE)
+    nothing: dict[str, Any] = {**dict.fromkeys(_TIMES), **dict.fromkeys(_SERIES, ())}
+    return replace(row, **nothing, notes=notes)

@@ -6,22 +6,26 @@ import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import __version__
 from ..runtime.errors import MissingExtraError, UsageError
-from ..runtime.flow import made_for
+from ..runtime.locks import private_folder
 from ..runtime.manifest import Golden, Manifest, Source
+from ..runtime.opening import made_for
 from ..runtime.progress import ProgressLine
+from ..runtime.user_folders import make_user_folder, user_folder
 
-PREFIX = "tarflow-"
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/flowship/bench``, by default in ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "flowship" / "bench"
+FOLDER = "bench"  # among the caches
+# The presets of the exporter, whose import takes seconds: a name that is not there is told at once.
+NAMES = (
+    "tarflow-afhq256",
+    "tarflow-imagenet64",
+    "tarflow-imagenet64-cond",
+    "tarflow-imagenet128",
+    "tarflow-starflow-width",
+    "tarflow-tiny",
+)
 
 
 def synthetic_bundle(
@@ -39,20 +43,32 @@ def synthetic_bundle(
     targets = sorted({made_for(engine) for engine in engines})
     wanted = [precision for precision in precisions if precision] or ["default"]
     words = [name, __version__, *targets, *wanted]
-    path = cache_folder() / ("-".join(words) + ".flowship")
-    if path.is_dir():
-        return path
+    file = "-".join(words) + ".flowship"
+    caches = user_folder("caches")
+    if caches and os.path.isdir(caches / FOLDER / file):
+        return caches / FOLDER / file
+    preset = _preset(name)
     synthetic, pipeline, requests = map(_export_module, ("synthetic", "pipeline", "request"))
-    preset = _preset(synthetic, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = make_user_folder("caches", FOLDER) / file
     progress.note(f"making {name} with random weights once: {path}")
     # on the same disk: a checkpoint of two gigabytes may not fit where temporary files lie
-    with TemporaryDirectory(dir=path.parent, prefix=".checkpoint-") as folder:
-        checkpoint = synthetic.write_checkpoint(Path(folder), preset.dataset, preset.config)
+    with private_folder(path.parent, ".checkpoint-") as folder:
+        checkpoint = synthetic.write_checkpoint(folder, preset.dataset, preset.config)
         known = tuple(precision for precision in precisions if precision)
         request = requests.ExportRequest(tuple(targets), known, name=name)
         pipeline.export_checkpoint(checkpoint, path, request, progress)
     return path
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse unknown models before the exporter is imported.
+
+    Raises:
+        UsageError: no such size; the message lists those there are.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise UsageError(f"unknown model {name!r}: choose from {', '.join(NAMES)}")
 
 
 def published_manifest(name: str) -> Manifest:
@@ -62,7 +78,7 @@ def published_manifest(name: str) -> Manifest:
         UsageError: no such size; the message lists those there are.
         MissingExtraError: the exporter's packages are not installed.
     """
-    preset = _preset(_export_module("synthetic"), name)
+    preset = _preset(name)
     return Manifest(
         schema_version=1,
         flowship_version=__version__,
@@ -77,10 +93,9 @@ def published_manifest(name: str) -> Manifest:
     )
 
 
-def _preset(synthetic: Any, name: str) -> Any:
-    if name not in synthetic.PRESETS:
-        raise UsageError(f"unknown model {name!r}: choose from {', '.join(synthetic.PRESETS)}")
-    return synthetic.PRESETS[name]
+def _preset(name: str) -> Any:
+    check_names([name])
+    return _export_module("synthetic").PRESETS[name]
 
 
 def _export_module(name: str) -> Any:

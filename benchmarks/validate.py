@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from ..runtime.bundle import Bundle
 from ..runtime.engines import EngineOptions, find_engine
-from ..runtime.flow import choose_precision
 from ..runtime.guidance import Guidance
 from ..runtime.model import Model
+from ..runtime.opening import choose_precision
 from ..runtime.sampler import invert_sequential
 from ..runtime.timing import time_windows
 from .predict import CPU_MATMUL, CPU_READ, Speed

@@ -1,13 +1,13 @@
 """A trained checkpoint: what it is, and its weights as float32, one block or one matrix at a time.
 
 Taken as they are: a bare state_dict, the same inside other dictionaries ({'model': ...}), and the
-name parts that wrappers add (``module.``); from ``.pth`` and ``.safetensors`` files.
+name parts that wrappers add (``module.``); from ``.pth`` and ``.safetensors`` files, whole or in
+parts.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from ..runtime.errors import CheckpointError
-from ..runtime.hashing import sha256_of
-from ..runtime.manifest import Source
-from .families.registry import FAMILIES, sniff_family
+from ..runtime.file_kinds import LEGACY_MAGIC, ZIP_MAGIC, readable
+from ..runtime.manifest import Source, weights_label
+from .checkpoint_files import CheckpointFiles, find_files
 from .families.tarflow import (
     BlockWeights,
     ConfigOverrides,
@@ -32,11 +32,11 @@ from .families.tarflow import (
 )
 from .lazy import LazyMapping
 from .safetensors_file import SafetensorsFile
+from .sharded_file import ShardedFile
 from .tensor_file import TensorFile, TensorInfo, UnchangedFile
-from .torch_file import LEGACY_MAGIC, ZIP_MAGIC, TorchFile
+from .torch_file import TorchFile
+from .weights_choice import choose_weights
 
-# DataParallel, torch.compile, FSDP and activation checkpointing add these to names.
-_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # A larger block is read matrix by matrix. Not all are: each reading of a .pth file maps it anew.
 WHOLE_BLOCK_BYTES = 64 << 20
@@ -47,16 +47,18 @@ class Checkpoint:
     """An open checkpoint. Nothing stays in memory but its names and shapes.
 
     Attributes:
-        path: the file.
+        files: the file, or its parts.
         config: its hyper-parameters.
         licence: what the user says of the weights' licence.
-        file_bytes: size of the file.
+        file_bytes: size of the files.
+        weights: which of several models, by name; None where there is one.
     """
 
-    path: Path
+    files: CheckpointFiles
     config: TarFlowConfig
     licence: str | None
     file_bytes: int
+    weights: str | None
     _file: TensorFile
     _stored_names: Mapping[str, str]  # by the reference's name
 
@@ -67,21 +69,28 @@ class Checkpoint:
         overrides: ConfigOverrides | None = None,
         *,
         licence: str | None = None,
+        weights: str | None = None,
     ) -> Checkpoint:
         """Recognise a checkpoint and infer its hyper-parameters; the weights are not read yet.
 
+        Args:
+            path: a file, a folder, or the index or a part of a checkpoint in parts.
+            weights: which model of a file that holds several, such as ``ema``.
+
         Raises:
             CheckpointError: not a checkpoint that can be exported; the message says why.
+            UsageError: no such weights; the message has those that there are.
         """
-        path = Path(path)
-        file = _open_file(path)
-        stored = _reference_names(path.name, file.tensors)
+        files = find_files(Path(path))
+        file = _open_files(files)
+        chosen = choose_weights(files.name, file.tensors, weights)
+        stored = chosen.stored_names
         tensors = {name: file.tensors[stored[name]] for name in stored}
-        file_bytes = path.stat().st_size
-        _check_tensors(path.name, tensors, file_bytes)
+        file_bytes = files.num_bytes
+        _check_tensors(files.name, tensors, file_bytes)
         shapes = {name: info.shape for name, info in tensors.items()}
-        config = infer_config(shapes, path.name, overrides or ConfigOverrides())
-        return cls(path, config, licence, file_bytes, file, stored)
+        config = infer_config(shapes, files.name, overrides or ConfigOverrides())
+        return cls(files, config, licence, file_bytes, chosen.name, file, stored)
 
     @property
     def num_parameters(self) -> int:
@@ -95,11 +104,13 @@ class Checkpoint:
 
     @cached_property
     def source(self) -> Source:
-        """Name, hash and licence of the file. The first use reads the file once (1 s for 1 GB)."""
-        file = UnchangedFile(self.path)
-        digest = sha256_of(self.path)
-        file.check()
-        return Source(self.path.name, digest, self.licence, self.num_parameters)
+        """Name, hash and licence of the file. The first use reads it once (1 s for 1 GB)."""
+        unchanged = [UnchangedFile(file) for file in self.files.files]
+        digest = self.files.sha256()
+        for file in unchanged:
+            file.check()
+        name = weights_label(self.files.label, self.weights)
+        return Source(name, digest, self.licence, self.num_parameters)
 
     def var(self) -> Floats:
         """[T, D] variances of the prior.
@@ -110,7 +121,7 @@ class Checkpoint:
         var = self._array("var")
         if not (var > 0).all():
             raise CheckpointError(
-                f"{self.path.name}: var holds {var.min()}, expected only variances above 0"
+                f"{self.files.name}: var holds {var.min()}, expected only variances above 0"
             )
         return var
 
@@ -151,73 +162,37 @@ class Checkpoint:
             array: Floats = tensor.to(torch.float32).contiguous().numpy()
             if bad := array.size - int(np.count_nonzero(np.isfinite(array))):
                 raise CheckpointError(
-                    f"{self.path.name}: {bad} of {array.size} values of {name} are NaN or infinite "
-                    "in float32: the training diverged or the file is damaged"
+                    f"{self.files.name}: {bad} of {array.size} values of {name} are NaN or "
+                    "infinite in float32: the training diverged or the file is damaged"
                 )
             yield name, array
 
 
+def _open_files(files: CheckpointFiles) -> TensorFile:
+    if not files.parts:
+        return _open_file(files.files[0])
+    opened = {file.name: _open_file(file) for file in files.files}
+    return ShardedFile(files.label, files.parts, opened)
+
+
 def _open_file(path: Path) -> TensorFile:
     """The reader for a file, by its first bytes; the suffix only matters where they say nothing."""
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path.name}: a folder; sharded (FSDP) checkpoints are not supported for TarFlow, "
-            "save the whole state_dict in one file"
-        )
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
+    name = readable(path.name)
     try:
         with open(path, "rb") as file:
             head = file.read(max(len(LEGACY_MAGIC), 9))
     except OSError as error:
-        raise CheckpointError(f"{path.name}: {error.strerror}") from error
+        raise CheckpointError(f"{name}: {error.strerror}") from error
     if not head:
-        raise CheckpointError(f"{path.name}: the file is empty")
+        raise CheckpointError(f"{name}: the file is empty")
     if head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
         return TorchFile(path)
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return SafetensorsFile(path)
     raise CheckpointError(
-        f"{path.name}: neither a file of torch.save (.pth) nor a .safetensors file, it begins with "
+        f"{name}: neither a file of torch.save (.pth) nor a .safetensors file, it begins with "
         f"{ascii(head[:8])[1:]}"
     )
-
-
-def _reference_names(file_name: str, names: Collection[str]) -> dict[str, str]:
-    """Names as the reference saves them, each with its name in the file.
-
-    Wrappers' name parts are dropped anywhere; what is before ``blocks.`` (``state_dict.model.``) is
-    dropped too, and then whatever does not begin with it is not part of the model.
-    """
-    stored: dict[str, str] = {}
-    for name in names:
-        plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        if plain in stored:
-            raise CheckpointError(
-                f"{file_name}: {stored[plain]} and {name} are two tensors for {plain}"
-            )
-        stored[plain] = name
-    prefix = _weights_prefix(file_name, stored)
-    return {name[len(prefix) :]: stored[name] for name in stored if name.startswith(prefix)}
-
-
-def _weights_prefix(file_name: str, names: Collection[str]) -> str:
-    """What stands before ``blocks.`` in the names of the one model in a file."""
-    groups: dict[str, set[str]] = {}
-    for name in names:
-        if match := re.match(r"(|.*?\.)blocks\.[0-9]", name):
-            prefix = match[1]
-            variance = {"var"} if f"{prefix}var" in names else set()
-            groups.setdefault(prefix, variance).add(name[len(prefix) :])
-    found = [p for p, group in groups.items() if any(f.matches(group) for f in FAMILIES)]
-    if len(found) > 1:
-        raise CheckpointError(
-            f"{file_name}: several models in one file, under {', '.join(map(repr, found[:4]))}: "
-            "save the state_dict of the one that is meant"
-        )
-    if not found:
-        sniff_family(names, file_name)  # raises, saying what it is instead
-    return found[0]
 
 
 def _check_tensors(file_name: str, tensors: Mapping[str, TensorInfo], file_bytes: int) -> None:

@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
-from ..runtime.atomic import check_file
-from ..runtime.commands.inspect import FP16_NOTE, quality_table
+from ..runtime.commands.inspect import FP16_NOTE, quality_table, quality_words
 from ..runtime.commands.options import add_report, print_json
-from ..runtime.errors import MissingExtraError, UsageError
+from ..runtime.errors import MissingExtraError
+from ..runtime.extras import need
+from ..runtime.file_kinds import readable
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
+from .arguments import (
+    DEFAULT_WINDOWS,
+    DEFAULTS,
+    check_places,
+    find_output,
+    place,
+    read_request,
+    size_in_bytes,
+)
+from .checkpoint_files import find_files
 
-DEFAULT_WINDOWS = "1,8,32"
+if TYPE_CHECKING:
+    from .pipeline import Report
+
+PACKAGES = {  # of each target: what writes it and what runs it
+    "onnx": ("onnx", "onnxruntime"),
+    "executorch": ("executorch",),
+    "coreml": ("coremltools",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help=".pth or .safetensors of a TarFlow"
+        "checkpoint",
+        type=place,
+        metavar="CHECKPOINT",
+        help=".pth or .safetensors of a TarFlow; one in parts by its folder or index",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="NAME.flowship", help="bundle folder to write"
+        "-o",
+        "--output",
+        metavar="NAME.flowship",
+        help="bundle folder to write; one of the same weights keeps its other targets",
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="keep nothing of a bundle that is there already"
     )
     parser.add_argument(
         "--targets", default="onnx", metavar="LIST", help="onnx,executorch,coreml (%(default)s)"
@@ -35,13 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fp32,fp16,int8,int4,pal8,pal6,pal4,mixed (each target's best)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
+        "--data", type=place, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
     )
     smaller = parser.add_argument_group("smaller weights")
     smaller.add_argument(
         "--quantize-method",
         choices=("auto", "gptq", "rtn"),
-        default="auto",
         help="gptq calibrates on half of the pictures, rtn rounds to nearest (auto: by model size)",
     )
     smaller.add_argument(
@@ -53,43 +78,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     smaller.add_argument(
         "--max-size",
-        type=_size,
+        type=size_in_bytes,
         metavar="BYTES",
         help="search the formats of 'mixed' for the least loss in this size, as in 200MB",
     )
     smaller.add_argument(
-        "--plot", type=Path, metavar="FILE.svg", help="draw size against bits/dim of the search"
+        "--plot", type=place, metavar="FILE.svg", help="draw size against bits/dim of the search"
     )
     parser.add_argument("--name", help="name of the bundle (the file's)")
     parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
     model = parser.add_argument_group("what a checkpoint does not say")
+    model.add_argument(
+        "--weights", metavar="NAME", help="which of several models in the file, such as ema"
+    )
     model.add_argument("--in-channels", type=int, metavar="N", help="1 grey, 3 RGB")
     model.add_argument("--head-dim", type=int, metavar="N", help="width of an attention head (64)")
     model.add_argument(
         "--noise-std", metavar="STD|uniform", help="training noise (from the file name)"
     )
     model.add_argument(
-        "--label-names", type=Path, metavar="FILE", help="class names, one a line, in order"
+        "--label-names", type=place, metavar="FILE", help="class names, one a line, in order"
     )
     form = parser.add_argument_group("form of the graphs")
     form.add_argument(
         "--onnx-form",
         choices=("gqa", "core"),
-        default="gqa",
         help="gqa: fastest, ONNX Runtime only; core: standard operators, static windows (gqa)",
     )
     form.add_argument(
         "--onnx-kv-cache",
         choices=("float", "int8"),
-        default="float",
         help="keys and values in quantized ONNX graphs of models with 512 channels and more; int8 "
         "takes a quarter of the memory, and less time patch by patch in long sequences (float)",
     )
     form.add_argument(
         "--windows",
-        default=DEFAULT_WINDOWS,
         metavar="LIST",
-        help="window lengths of static graphs (%(default)s)",
+        help=f"window lengths of static graphs ({DEFAULT_WINDOWS})",
     )
     form.add_argument(
         "--executorch-static",
@@ -99,121 +124,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--coreml-compute-units",
         choices=("all", "cpu-and-gpu", "cpu-and-ne", "cpu-only"),
-        default="cpu-and-gpu",
-        help="what Core ML packages are made for; decides how they write the cache (%(default)s)",
+        help="what Core ML packages are made for; decides how they write the cache "
+        f"({DEFAULTS.coreml_compute_units})",
     )
     form.add_argument("--no-denoise", action="store_true", help="leave out the denoising graphs")
     add_report(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    request = read_request(arguments)
+    output = find_output(arguments, find_files(arguments.checkpoint))
+    check_places(arguments, output)
+    # Said now, not after torch has loaded and blocks were converted.
+    need("flowship export", "torch", *(p for t in request.targets for p in PACKAGES.get(t, ())))
+    progress = ProgressLine(not arguments.quiet)
     try:
-        from .families.tarflow import ConfigOverrides
-        from .pipeline import bundle_name, run_export
-        from .quantize.frontier_plot import HEADER, frontier_rows
-        from .request import ExportRequest
-        from .targets import TargetOptions
-        from .targets.coreml import placement_note
+        from .pipeline import run_export
     except ModuleNotFoundError as error:
         if str(error.name).startswith("flowship"):
             raise
         raise MissingExtraError("flowship export", str(error.name), "export") from error
-    request = ExportRequest(
-        targets=_split(arguments.targets),
-        precisions=_split(arguments.precision),
-        overrides=ConfigOverrides(
-            in_channels=arguments.in_channels,
-            head_dim=arguments.head_dim,
-            noise_std=_noise_std(arguments.noise_std),
-            label_names=_label_names(arguments.label_names),
-        ),
-        options=TargetOptions(
-            onnx_form=arguments.onnx_form,
-            onnx_kv_cache=arguments.onnx_kv_cache,
-            windows=_windows(arguments.windows),
-            executorch_dynamic=not arguments.executorch_static,
-            denoise=not arguments.no_denoise,
-            coreml_compute_units=arguments.coreml_compute_units,
-        ),
-        data=arguments.data,
-        name=arguments.name,
-        licence=arguments.licence,
-        method=arguments.quantize_method,
-        max_bpd_increase=arguments.max_bpd_increase,
-        max_size=arguments.max_size,
-        plot=arguments.plot,
-    )
-    if arguments.data and not arguments.data.exists():  # said now, not after the conversion
-        raise UsageError(f"--data {arguments.data} does not exist")
-    output = arguments.output or Path(bundle_name(arguments.checkpoint.name) + ".flowship")
-    progress = ProgressLine(not arguments.quiet)
-    if arguments.plot:
-        check_file(arguments.plot)
     report = run_export(arguments.checkpoint, output, request, progress)
-    manifest = report.manifest
-    size = sum(entry.bytes for entry in manifest.files.values())
-    notes = [FP16_NOTE] if "fp16" in manifest.precisions.get("onnx", ()) else []
-    for precision in manifest.precisions.get("coreml", ()):
-        note = placement_note(precision, arguments.coreml_compute_units)
-        notes += [note] if note else []
+    notes = _notes(report, request.options.coreml_compute_units)
     if arguments.json:
-        quality = [asdict(q) for q in manifest.quality]
-        frontiers = {
+        print_json(_describe(report, output, notes))
+    else:
+        _print(report, output)
+        for note in notes:
+            progress.note(f"note: {note}")
+    return 0
+
+
+def _notes(report: Report, compute_units: str) -> list[str]:
+    from .targets.coreml import placement_note
+
+    precisions = report.manifest.precisions
+    notes = [FP16_NOTE] if "fp16" in precisions.get("onnx", ()) else []
+    made = [p for p in precisions.get("coreml", ()) if f"coreml {p}" not in report.kept]
+    found = [placement_note(precision, compute_units) for precision in made]
+    return notes + [note for note in found if note]
+
+
+def _describe(report: Report, output: Path, notes: list[str]) -> dict[str, Any]:
+    """Everything that _print() shows, for machines."""
+    return {
+        "output": readable(str(output)),
+        "bytes": _num_bytes(report),
+        "kept": report.kept,
+        "quality": [asdict(quality) for quality in report.manifest.quality],
+        "notes": notes,
+        "frontiers": {
             engine: [asdict(point) for point in mixture.found.points]
             for engine, mixture in report.mixtures.items()
-        }
-        found = {"output": str(output), "bytes": size, "quality": quality, "notes": notes}
-        print_json({**found, "frontiers": frontiers})
-        return 0
+        },
+    }
+
+
+def _print(report: Report, output: Path) -> None:
+    from .quantize.frontier_plot import HEADER, frontier_rows
+
     for engine, mixture in report.mixtures.items():
         print(f"mixtures for {engine}: size of the matrices and change of bits/dim")
         print(format_table(HEADER, frontier_rows(mixture.found.points, mixture.float_bytes)))
         print()
-    print(quality_table(manifest.quality))
-    for note in notes:
-        progress.note(f"note: {note}")
-    print(f"{output} ({format_bytes(size)})")
-    return 0
+    quality = report.manifest.quality
+    print("\n".join([quality_table(quality), *quality_words(quality)]))
+    if report.kept:
+        print(f"  kept as before: {', '.join(report.kept)}")
+    print(f"{readable(str(output))} ({format_bytes(_num_bytes(report))})")
 
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _size(text: str) -> int:
-    """Bytes from ``200MB``; powers of 1000."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text.strip())
-    if not match or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size, as in 200MB or 1.5GB")
-    return round(float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]])
-
-
-def _noise_std(text: str | None) -> float | Literal["uniform"] | None:
-    if text is None:
-        return None
-    if text == "uniform":
-        return "uniform"
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"--noise-std {text!r} is neither a number nor 'uniform'") from None
-
-
-def _label_names(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--label-names {path} cannot be read as text: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
-
-
-def _windows(text: str) -> tuple[int, ...]:
-    try:
-        windows = tuple(int(part) for part in _split(text))
-    except ValueError:
-        windows = ()
-    if not windows or min(windows) < 1:
-        raise UsageError(f"--windows {text!r} is not a list of lengths, as in {DEFAULT_WINDOWS}")
-    return windows
+def _num_bytes(report: Report) -> int:
+    return sum(entry.bytes for entry in report.manifest.files.values())

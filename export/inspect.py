@@ -19,7 +19,7 @@ BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0}
 def run(arguments: argparse.Namespace) -> int:
     """The part of ``flowship inspect`` that needs torch."""
     overrides = ConfigOverrides(in_channels=arguments.in_channels, head_dim=arguments.head_dim)
-    checkpoint = Checkpoint.open(Path(arguments.path), overrides)
+    checkpoint = Checkpoint.open(Path(arguments.path), overrides, weights=arguments.weights)
     if arguments.json:
         print_json(describe(checkpoint))
     else:

@@ -6,13 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.errors import UsageError
 from ..runtime.spec import ARBlock
+from ..runtime.table import format_bytes
 from .checkpoint import Checkpoint
+from .families.tarflow import TarFlowConfig
 from .quantize.block import Method
 from .quantize.data import PictureSet
 from .quantize.formats import FORMATS, find_formats
 from .quantize.layers import matrix_names
-from .quantize.search import SearchLimit, SearchResult, SizeError, search_formats
+from .quantize.search import (
+    SearchLimit,
+    SearchResult,
+    SizeError,
+    matrix_shapes,
+    search_formats,
+)
 from .quantize.sensitivity import (
     SENSITIVITY_PICTURES,
     Progress,
@@ -79,7 +88,7 @@ class MixtureSearch:
         mixtures = dict[str, Mixture]()
         done = dict[tuple[tuple[str, ...], int], SearchResult]()
         for number, target in enumerate(targets):
-            own, float_bytes = names[target.engine], 2 if target.engine == "coreml" else 4
+            own, float_bytes = names[target.engine], float_bytes_of(target)
 
             def tell(fraction: float, words: str, number: int = number) -> None:
                 share = (1 - _SENSITIVITY_SHARE) * (number + fraction) / len(targets)
@@ -87,7 +96,7 @@ class MixtureSearch:
 
             key = own, float_bytes
             if key not in done:
-                others = float_bytes * self._other_weights()
+                others = float_bytes * _other_weights(self._checkpoint.config)
                 try:
                     done[key] = search_formats(
                         self._checkpoint,
@@ -115,22 +124,51 @@ class MixtureSearch:
         )
 
     def _matrix_bytes(self) -> int:
-        return 4 * self._matrix_weights() * self._checkpoint.config.num_blocks
-
-    def _matrix_weights(self) -> int:
-        """In the matrices of a block that may be quantized."""
-        c = self._checkpoint.config
-        return c.layers_per_block * (4 + 2 * c.expansion) * c.channels**2
-
-    def _other_weights(self) -> int:
-        """Those that are never quantized."""
         config = self._checkpoint.config
-        return config.num_blocks * (config.block_parameters - self._matrix_weights())
+        return 4 * _matrix_weights(config) * config.num_blocks
+
+
+def check_size(
+    targets: Sequence[Target], config: TarFlowConfig, options: TargetOptions, max_size: int
+) -> None:
+    """Refuse, before anything is measured, a size below that of all matrices in the least format.
+
+    Raises:
+        UsageError: it cannot be reached.
+    """
+    for target in targets:
+        float_bytes = float_bytes_of(target)
+        formats = find_formats(mixture_formats(target, options, config.channels))
+        block = sum(
+            min(format.weight_bytes(*shape, float_bytes) for format in formats)
+            for shape in matrix_shapes(config).values()
+        )
+        least = config.num_blocks * block + float_bytes * _other_weights(config)
+        if max_size < least:
+            raise UsageError(
+                f"--max-size of {format_bytes(max_size)}: the smallest mixture for "
+                f"{target.engine} takes {format_bytes(least)}, and its graphs on top"
+            )
+
+
+def _matrix_weights(config: TarFlowConfig) -> int:
+    """In the matrices of a block that may be quantized."""
+    return config.layers_per_block * (4 + 2 * config.expansion) * config.channels**2
+
+
+def _other_weights(config: TarFlowConfig) -> int:
+    """Those that are never quantized."""
+    return config.num_blocks * (config.block_parameters - _matrix_weights(config))
 
 
 def _of_matrices(limit: SearchLimit, others: int) -> SearchLimit:
     """The limit without the bytes of what is never quantized."""
     return limit if limit.max_bytes is None else SearchLimit(None, limit.max_bytes - others)
+
+
+def float_bytes_of(target: Target) -> int:
+    """Bytes of a weight that stays float, and of a scale."""
+    return 2 if target.engine == "coreml" else 4
 
 
 def mixture_formats(target: Target, options: TargetOptions, channels: int) -> tuple[str, ...]:

@@ -3,8 +3,6 @@ give it its name."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from ..runtime.atomic import atomic_folder
+from ..runtime.atomic import atomic_file, atomic_folder
 from ..runtime.bundle import Bundle
+from ..runtime.bundle_rules import usable_name
 from ..runtime.convergence import measure_floor, measure_profile
 from ..runtime.engines import EngineOptions, find_engine
 from ..runtime.engines.base import Engine
@@ -30,23 +29,25 @@ from ..runtime.manifest import (
     ArrayEntry,
     Artifact,
     FileEntry,
-    Golden,
+    GoldenPicture,
     Manifest,
     Quality,
 )
 from ..runtime.model import Model
-from ..runtime.normal import normals
-from ..runtime.peak_memory import PeakTask, measure_peak
 from ..runtime.plan import PLAN, PlanFile
 from ..runtime.progress import ProgressLine
 from ..runtime.spec import ARBlock
-from ..runtime.table import format_bytes
+from ..runtime.table import format_bytes, format_number
 from .checkpoint import Checkpoint
+from .checkpoint_files import without_suffix
 from .families.tarflow import BlockWeights
-from .mixture import Mixture, MixtureSearch, uniform_formats
+from .jobs import Job, check_jobs, make_jobs
+from .kept import Kept, Row, find_kept
+from .mixture import Mixture, MixtureSearch, check_size, uniform_formats
 from .parity import SPOT_PATCHES, BlockError, check_block, refuse_if_bad
+from .peak import add_peak_memory
 from .profile import PROFILE_PRECISION, profiling_bundle
-from .quality import NUM_DATA, Judge, make_golden_pictures
+from .quality import NUM_DATA, Judge, golden_noise, make_golden_pictures
 from .quantize.block import Method
 from .quantize.block_quantizer import BlockQuantizer
 from .quantize.data import MAX_PICTURES, PictureSet, read_pictures
@@ -54,19 +55,15 @@ from .quantize.frontier_plot import frontier_svg
 from .quantize.search import SearchLimit, SizeError
 from .quantize.sensitivity import costliest
 from .reference import LayeredReference
-from .request import ExportRequest, Job, plan_jobs
+from .request import ExportRequest
 from .targets import checking_engine
-from .targets.onnx import HEAD_UNIT, check_int8_cache
+from .targets.onnx import HEAD_UNIT
 
 Floats = npt.NDArray[np.float32]
 
-GOLDEN_NOISE_SEED = 0x0123456789ABCDEF
 # Whole images are compared where torch makes one in a second; larger models get spot checks.
 # Multiplications of a picture: parameters times patches.
 FULL_CHECK_CALLS, FULL_CHECK_MULTIPLICATIONS = 4096, 8_000_000_000
-# Peak memory is rounded up to it. The same process differs by 0.3 MB from run to run; Python and
-# ONNX Runtime alone take 75 MB.
-PEAK_UNIT = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -75,17 +72,14 @@ class Report:
 
     Attributes:
         manifest: of the bundle.
+        kept: what was in the bundle before and stays, such as ``onnx fp32``.
         mixtures: what was searched, by engine; ``frontiers`` are pictures of it (SVG).
     """
 
     manifest: Manifest
+    kept: tuple[str, ...]
     mixtures: Mapping[str, Mixture]
     frontiers: Mapping[str, str]
-
-
-def bundle_name(file_name: str) -> str:
-    """A checkpoint's file name without the suffix of its format."""
-    return re.sub(r"(\.(pth|pt|bin|ckpt|safetensors))+$", "", file_name)
 
 
 def export_checkpoint(
@@ -109,32 +103,28 @@ def run_export(
     A search keeps its measurements in ``NAME.flowship.search.jsonl`` beside the output until the
     export has succeeded, and goes on from there.
     """
-    precisions = request.precisions or (("mixed",) if request.limit else ())
-    jobs, notes = plan_jobs(request.targets, precisions)
-    if request.limit is None and any(job.precision == "mixed" for job in jobs):
-        raise UsageError(
-            "the precision mixed is searched: say --max-bpd-increase 0.005 or --max-size 200MB"
-        )
-    if request.max_size is not None and all(job.precision != "mixed" for job in jobs):
-        raise UsageError("--max-size is for the precision mixed, which is not among --precision")
-    if request.max_bpd_increase is not None and not any(job.is_quantized for job in jobs):
-        raise UsageError(
-            "--max-bpd-increase limits quantized precisions, and none is among --precision "
-            f"{','.join(precisions)}"
-        )
-    if request.plot and all(job.precision != "mixed" for job in jobs):
-        raise UsageError("--plot draws the search of the precision mixed, which is not exported")
+    choices, notes = request.choices()
+    jobs = make_jobs(choices)
     for note in notes:
         progress.note(note)
-    opened = Checkpoint.open(checkpoint, request.overrides, licence=request.licence)
+    opened = Checkpoint.open(
+        checkpoint, request.overrides, licence=request.licence, weights=request.weights
+    )
     store = output.with_name(f"{output.name}.search.jsonl")
     with atomic_folder(output) as root:
-        report = _Export(opened, root, jobs, request, progress, store).run()
+        kept = find_kept(output, opened, jobs, request.replace)
+        kept.bring(root)
+        if kept.note:
+            progress.note(kept.note)
+        report = _Export(opened, root, kept, jobs, request, progress, store).run()
+        if not request.replace:
+            kept.check_unchanged(output)
     if plot := request.plot:
         for engine, svg in report.frontiers.items():
             several = len(report.frontiers) > 1
             own = plot.with_stem(f"{plot.stem}-{engine}") if several else plot
-            own.write_text(svg, "utf-8")
+            with atomic_file(own) as file:
+                file.write(svg.encode())
     store.unlink(missing_ok=True)
     return report
 
@@ -144,12 +134,13 @@ class _Export:
         self,
         checkpoint: Checkpoint,
         root: Path,
+        kept: Kept,
         jobs: list[Job],
         request: ExportRequest,
         progress: ProgressLine,
         store: Path,
     ) -> None:
-        self.checkpoint, self.root, self.jobs = checkpoint, root, jobs
+        self.checkpoint, self.root, self.kept, self.jobs = checkpoint, root, kept, jobs
         self.request, self.progress = request, progress
         self.config, self.spec = checkpoint.config, checkpoint.config.flow_spec()
         calls = self.config.num_blocks * self.config.num_patches
@@ -157,11 +148,11 @@ class _Export:
         self.whole = calls <= FULL_CHECK_CALLS and multiplications <= FULL_CHECK_MULTIPLICATIONS
         # Shares of the time. Gradients of long sequences are nearly all of a spot check.
         self.converting, self.checking = (0.6, 0.2) if self.whole else (0.15, 0.85)
-        if request.options.onnx_kv_cache == "int8":
-            check_int8_cache(
-                self.config, [job.precision for job in jobs if job.target.engine == "onnx"]
-            )
         self.method: Method = request.method_for(self.whole)
+        check_jobs(jobs, self.config, request.options)
+        if request.max_size is not None:
+            mixed = [job.target for job in jobs if job.precision == "mixed"]
+            check_size(mixed, self.config, request.options, request.max_size)
         steering, self.judging = self._read_pictures()
         self.quantizer = BlockQuantizer(checkpoint, self.method, steering, keep=self.whole)
         self.search = MixtureSearch(checkpoint, steering, self.method, store)
@@ -175,30 +166,42 @@ class _Export:
             path = self.root / "quality" / f"frontier-{engine}.svg"
             path.parent.mkdir(exist_ok=True)
             path.write_text(svg, "utf-8")
-        (self.root / PLAN).write_text(PlanFile().dumps())
+        (self.root / PLAN).write_text(PlanFile().dumps(), "utf-8")
+        old = self.kept.old.manifest if self.kept.old else None
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             flowship_version=__version__,
-            name=self.request.name or bundle_name(self.checkpoint.source.file),
+            name=self.request.name or self.kept.name(self._default_name),
             spec=self.spec,
-            source=self.checkpoint.source,
+            source=self.kept.source(self.checkpoint.source),
             arrays=arrays,
             files=dict(self._hash_files()),
-            artifacts=tuple(artifacts),
+            artifacts=self._with_kept(old.artifacts if old else (), artifacts),
             quality=(),
-            golden=self._golden_noise(),
+            golden=golden_noise(self.spec),
         )
         bundle = Bundle(self.root, manifest)
         errors = self._check_blocks(bundle)
-        manifest = replace(manifest, quality=tuple(self._judge(bundle, errors)))
+        judged = list(self._judge(bundle, errors))
+        quality = self._with_kept(old.quality if old else (), judged)
+        manifest = replace(manifest, quality=quality)
         if self.whole:
             self._write_profile(bundle)
-            manifest = self._add_golden_pictures(manifest)
+            manifest = self._add_golden_pictures(manifest, old.golden.pictures if old else ())
         manifest = self._add_golden_steps(manifest)
-        manifest = self._add_peak_memory(manifest)
-        (self.root / MANIFEST).write_text(manifest.dumps())
+        patches = None if self.whole else self._patches_checked
+        manifest = add_peak_memory(manifest, self.root, patches, self.progress)
+        (self.root / MANIFEST).write_text(manifest.dumps(), "utf-8")
         self.progress.clear()
-        return Report(manifest, self.mixtures, self._frontiers())
+        return Report(manifest, tuple(self.kept.names), self.mixtures, self._frontiers())
+
+    @property
+    def _default_name(self) -> str:
+        return usable_name(without_suffix(self.checkpoint.files.name))
+
+    def _with_kept(self, old: Sequence[Row], new: Sequence[Row]) -> tuple[Row, ...]:
+        stages = [stage.name for stage in self.spec.ar_blocks]
+        return tuple(self.kept.merged(old, new, stages))
 
     # -- quantize ----------------------------------------------------------------------------------
 
@@ -233,15 +236,7 @@ class _Export:
             return
         limit = self.request.limit
         assert limit is not None
-        try:
-            self.mixtures |= self.search.run(
-                targets, self.request.options, limit, self._tell_search
-            )
-        except SizeError as error:
-            raise UsageError(
-                f"--max-size of {format_bytes(limit.max_bytes or 0)}: the smallest mixture takes "
-                f"{format_bytes(error.least_bytes)}, and its graphs on top"
-            ) from error
+        self.mixtures |= self.search.run(targets, self.request.options, limit, self._tell_search)
 
     def _frontiers(self) -> dict[str, str]:
         """An SVG of each search, by engine."""
@@ -355,11 +350,6 @@ class _Export:
         path = self.root / relative
         return FileEntry(path.stat().st_size, sha256_of(path))
 
-    def _golden_noise(self) -> Golden:
-        noise = normals(GOLDEN_NOISE_SEED, self.config.num_patches * self.config.patch_dim)
-        digest = hashlib.sha256(noise.astype("<f4").tobytes()).hexdigest()
-        return Golden(GOLDEN_NOISE_SEED, digest)
-
     # -- check -------------------------------------------------------------------------------------
 
     def _open_engine(self, bundle: Bundle, job: Job) -> Engine:
@@ -439,8 +429,8 @@ class _Export:
         worst = costliest(self.search.measure(names, None), formats)
         where = f": block{worst.block} {worst.matrix} in {worst.format} costs most" if worst else ""
         raise ParityError(
-            f"{job}: {change:+.5f} bits/dim against float32, the limit is {limit:g}{where}; take "
-            "more bits, or --precision mixed"
+            f"{job}: {format_number(change, '+.5f')} bits/dim against float32, the limit is "
+            f"{limit:g}{where}; take more bits, or --precision mixed"
         )
 
     @property
@@ -466,7 +456,7 @@ class _Export:
 
     def _write_profile(self, bundle: Bundle) -> None:
         """Measure convergence in float32, whatever is exported, and the rounding of all that is."""
-        floors = {}
+        floors = self.kept.floors()
         for job in self.jobs:
             with closing(self._open_engine(bundle, job)) as engine:
                 floors[str(job)] = measure_floor(Model(bundle, engine))
@@ -476,7 +466,7 @@ class _Export:
             options = EngineOptions(PROFILE_PRECISION, packed=False)
             with closing(find_engine("onnx")(profiled, options)) as engine:
                 profile = measure_profile(Model(profiled, engine), floors, self._tell_profile)
-        (self.root / PLAN).write_text(PlanFile(profile=profile).dumps())
+        (self.root / PLAN).write_text(PlanFile(profile=profile).dumps(), "utf-8")
 
     def _tell_profile(self, fraction: float) -> None:
         self.progress.update(0.9 + 0.08 * fraction, "measuring convergence in windows")
@@ -493,37 +483,18 @@ class _Export:
                 paths.append(write_golden_steps(bundle, engine, self.root, made_for))
         return replace(manifest, files=manifest.files | {p: self._file_entry(p) for p in paths})
 
-    def _add_golden_pictures(self, manifest: Manifest) -> Manifest:
+    def _add_golden_pictures(self, manifest: Manifest, old: tuple[GoldenPicture, ...]) -> Manifest:
         files = manifest.files | {PLAN: self._file_entry(PLAN)}
         bundle = Bundle(self.root, replace(manifest, files=files))
-        pictures = []
+        pictures: list[GoldenPicture] = []
         for job in self.jobs:
             self.progress.update(0.99, f"golden pictures, {job}")
             with closing(self._open_engine(bundle, job)) as engine:
                 pictures += make_golden_pictures(bundle, engine, self.root, job.target.engine)
-        golden = replace(manifest.golden, pictures=tuple(pictures))
+        golden = replace(manifest.golden, pictures=self._with_kept(old, pictures))
         changed = [PLAN, *(picture.path for picture in pictures)]
         files = manifest.files | {path: self._file_entry(path) for path in changed}
         return replace(manifest, golden=golden, files=files)
-
-    def _add_peak_memory(self, manifest: Manifest) -> Manifest:
-        """By processes that open the bundle, which is complete but for this number.
-
-        Only where precisions are compared: a number that is measured may differ from one export to
-        the next, and with it the bundle's identity.
-        """
-        if not any(job.is_quantized for job in self.jobs):
-            return manifest
-        (self.root / MANIFEST).write_text(manifest.dumps())
-        patches, found = None if self.whole else self._patches_checked, []
-        for quality in manifest.quality:
-            self.progress.update(0.99, f"peak memory, {quality.engine} {quality.precision}")
-            name = checking_engine(quality.engine)
-            peak = measure_peak(PeakTask(str(self.root), name, quality.precision, patches))
-            if peak is not None:
-                peak = -(-peak // PEAK_UNIT) * PEAK_UNIT
-            found.append(replace(quality, peak_memory_bytes=peak))
-        return replace(manifest, quality=tuple(found))
 
 
 _NO_PICTURES = PictureSet(np.empty((0, 0, 0), np.float32), (), "none")

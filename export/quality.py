@@ -11,10 +11,13 @@ import numpy.typing as npt
 from ..runtime.bundle import Bundle
 from ..runtime.engines.base import Engine
 from ..runtime.flow import Flow
+from ..runtime.hashing import sha256_bytes
 from ..runtime.images import max_abs_error, psnr_db, psnr_db_median, unpatchify
-from ..runtime.manifest import EngineName, GoldenPicture, Quality
+from ..runtime.manifest import EngineName, Golden, GoldenPicture, Quality
+from ..runtime.normal import normals
 from ..runtime.plan import Plan
 from ..runtime.prepare import MODES
+from ..runtime.spec import FlowSpec
 from .checkpoint import Checkpoint
 from .parity import fresh_noise, refuse_bad_images
 from .quantize.data import PictureSet, own_pictures
@@ -23,6 +26,7 @@ from .reference import reference_decode
 
 Floats = npt.NDArray[np.float32]
 
+GOLDEN_NOISE_SEED = 0x0123456789ABCDEF
 NUM_PICTURES = 8  # decoded and compared with torch
 NUM_DATA = 128  # real pictures for bits/dim where none are needed to steer quantization
 PICTURE_SEED = 1000
@@ -76,6 +80,13 @@ class Judge:
             bits_per_dim_change_high=change.high if change else None,
             bits_per_dim_inputs=f"{len(self.pictures)} {self.pictures.words}",
         )
+
+
+def golden_noise(spec: FlowSpec) -> Golden:
+    """The noise that every engine and language draws alike, by its hash."""
+    T, D = spec.latents[0].shape
+    noise = normals(GOLDEN_NOISE_SEED, T * D)
+    return Golden(GOLDEN_NOISE_SEED, sha256_bytes(noise.astype("<f4").tobytes()))
 
 
 def make_golden_pictures(

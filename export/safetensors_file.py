@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..runtime.atomic import atomic_file
 from ..runtime.errors import CheckpointError
+from ..runtime.file_kinds import readable
 from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 
 _LENGTH = struct.Struct("<Q")
@@ -51,9 +52,9 @@ class SafetensorsFile:
         try:
             header, self._start = _read_header(path, self._file.num_bytes)
         except OSError as error:
-            raise CheckpointError(f"{path.name}: {error.strerror}") from error
-        entries = {name: _entry(path.name, name, value) for name, value in header.items()}
-        _check_offsets(path.name, entries, self._file.num_bytes - self._start)
+            raise CheckpointError(f"{readable(path.name)}: {error.strerror}") from error
+        entries = {name: _entry(readable(path.name), name, value) for name, value in header.items()}
+        _check_offsets(readable(path.name), entries, self._file.num_bytes - self._start)
         self.tensors: Mapping[str, TensorInfo] = {name: info for name, (info, _) in entries.items()}
         self._offsets = {name: offset for name, (_, offset) in entries.items()}
 
@@ -67,7 +68,9 @@ class SafetensorsFile:
                 raw = np.fromfile(file, np.uint8, info.nbytes)
                 if raw.size != info.nbytes:
                     self._file.check()
-                    raise CheckpointError(f"{self._file.path.name}: {name} cannot be read whole")
+                    raise CheckpointError(
+                        f"{readable(self._file.path.name)}: {name} cannot be read whole"
+                    )
                 yield name, torch.from_numpy(raw).view(info.dtype).reshape(info.shape)
 
 
@@ -79,18 +82,18 @@ def _read_header(path: Path, num_bytes: int) -> tuple[dict[str, Any], int]:
         start = _LENGTH.size + length
         if start > num_bytes or length > MAX_HEADER_BYTES:
             raise CheckpointError(
-                f"{path.name}: truncated or not a safetensors file, its header would have {length} "
-                f"bytes and the file has {num_bytes}"
+                f"{readable(path.name)}: truncated or not a safetensors file, its header would "
+                f"have {length} bytes and the file has {num_bytes}"
             )
         text = file.read(length)
     try:
         header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path.name}: damaged or not a safetensors file, its header is not JSON"
+            f"{readable(path.name)}: damaged or not a safetensors file, its header is not JSON"
         ) from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path.name}: the safetensors header is not a JSON object")
+        raise CheckpointError(f"{readable(path.name)}: the safetensors header is not a JSON object")
     header.pop(_METADATA, None)
     return header, start
 

@@ -253,6 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"{parser.prog}: {place}{error.strerror or error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        line.clear()
+        return 130
     line.clear()
     print(path)
     return 0

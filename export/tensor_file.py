@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import CheckpointError
+from ..runtime.file_kinds import readable
 
 MAX_NAME_CHARACTERS = 256  # the longest of a published flow has 60
 
@@ -55,7 +56,7 @@ class UnchangedFile:
         try:
             found = os.stat(self.path)
         except OSError as error:
-            raise CheckpointError(f"{self.path.name}: {error.strerror}") from error
+            raise CheckpointError(f"{readable(self.path.name)}: {error.strerror}") from error
         return found.st_size, found.st_mtime_ns, found.st_ino
 
     @property
@@ -65,7 +66,9 @@ class UnchangedFile:
     def check(self) -> None:
         """Raise CheckpointError if the file was written or replaced since it was opened."""
         if self._stat() != self._identity:
-            raise CheckpointError(f"{self.path.name}: the file was changed while it was being read")
+            raise CheckpointError(
+                f"{readable(self.path.name)}: the file was changed while it was being read"
+            )
 
 
 def check_tensor_name(file_name: str, name: str) -> None:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..runtime.errors import CheckpointError
+from ..runtime.file_kinds import ZIP_MAGIC, readable
+from .plain_values import stand_ins
 from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 
-ZIP_MAGIC = b"PK\x03\x04"
-# The first pickle of the format before torch 1.6: protocol 2, a 10-byte integer.
-LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 MAX_DEPTH = 4  # dictionaries within dictionaries
 
 
@@ -41,7 +41,7 @@ class TorchFile:
         tensors = self._load(mapped)
         self._whole = None if mapped else tensors
         self.tensors: Mapping[str, TensorInfo] = {
-            name: _info(path.name, name, tensor) for name, tensor in tensors.items()
+            name: _info(readable(path.name), name, tensor) for name, tensor in tensors.items()
         }
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -53,12 +53,11 @@ class TorchFile:
     def _load(self, mapped: bool) -> dict[str, Tensor]:
         path = self._file.path
         try:
-            # Training scripts keep their arguments beside the weights; a Namespace only holds them.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            with torch.serialization.safe_globals(stand_ins()), _readable(path) as name:
+                content = torch.load(name, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:  # a damaged pickle can fail in every way
-            raise _load_error(path.name, error) from error
-        return dict(_flatten(path.name, content))
+            raise _load_error(path, error) from error
+        return dict(_flatten(readable(path.name), content))
 
 
 def _check_zip(path: Path) -> None:
@@ -68,27 +67,48 @@ def _check_zip(path: Path) -> None:
             records = archive.infolist()
     except Exception as error:  # BadZipFile, ValueError, NotImplementedError, struct.error, ...
         raise CheckpointError(
-            f"{path.name}: truncated or damaged, the directory at its end is missing"
+            f"{readable(path.name)}: truncated or damaged, the directory at its end is missing"
         ) from error
     names = {record.filename.rpartition("/")[2] for record in records}
     if "constants.pkl" in names:
         raise CheckpointError(
-            f"{path.name}: a TorchScript program, not a checkpoint: save model.state_dict()"
+            f"{readable(path.name)}: a TorchScript program, not a checkpoint: save "
+            "model.state_dict()"
         )
     if "data.pkl" not in names:
-        raise CheckpointError(f"{path.name}: a zip file, but not one that torch.save wrote")
+        raise CheckpointError(
+            f"{readable(path.name)}: a zip file, but not one that torch.save wrote"
+        )
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise CheckpointError(
-            f"{path.name}: its records are compressed, which torch.save never does: unpack it"
+            f"{readable(path.name)}: its records are compressed, which torch.save never "
+            "does: unpack it"
         )
 
 
-def _load_error(file_name: str, error: Exception) -> CheckpointError:
-    message = str(error)
+@contextmanager
+def _readable(path: Path) -> Iterator[str]:
+    """A name that torch's C++ can open: it takes UTF-8 alone, where POSIX has any bytes."""
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with TemporaryDirectory(prefix="flowship-link-") as folder:
+            link = Path(folder, "checkpoint")
+            link.symlink_to(path.absolute())
+            yield str(link)
+    else:
+        yield name
+
+
+def _load_error(path: Path, error: Exception) -> CheckpointError:
+    message, file_name = str(error), readable(path.name)
     if code := re.search(r"GLOBAL (\S+)", message):
+        other = path.with_suffix(".pt" if path.suffix == ".pth" else ".pth").name
         return CheckpointError(
-            f"{file_name}: refused, its pickle wants to run code ({code[1][:80]!a}): a checkpoint "
-            "may hold only tensors, numbers and text; save model.state_dict()"
+            f"{file_name}: refused, its pickle wants to run code ({code[1][:80]!a}). Weights alone "
+            "are safe: save them in the program that has the model, with "
+            f"import torch; torch.save(model.state_dict(), {other!a})"
         )
     # torch's advice in an UnpicklingError is to switch the protection off: not repeated here.
     reason = "" if isinstance(error, pickle.UnpicklingError) else message.strip().split("\n")[0]

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import secrets
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from glob import escape
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import UsageError
+from .litter import is_litter
+from .locks import held_name, remove_abandoned, unused_name
 from .manifest import MANIFEST
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: BinaryIO) -> bool:
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(file: BinaryIO) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+# Where a file or folder cannot be synced (SMB, 9p, many FUSE ones; folders that may be written to
+# but not read), a guarantee is lost and not the result. A full or broken disk says others.
+_CANNOT_SYNC = {
+    errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES,
+    errno.EBADF, errno.EISDIR, errno.ENOTTY, errno.ENODEV, errno.ENXIO, errno.EROFS,
+}  # fmt: skip
 
 
 @contextmanager
@@ -48,21 +36,40 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     check_file(path)
     given = Path(path)
     if given.exists() and not given.is_file():
-        with given.open("wb") as file:
+        with naming(given), given.open("wb") as file:
             yield file
         return
     target = _resolve(path)
-    partial = target.with_name(_partial_name(target))
+    partial = target.with_name(unused_name(_prefix(target)))
+    with naming(given, partial):
+        try:
+            with partial.open("xb") as file:
+                yield file
+                file.flush()
+                _sync(file.fileno())
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync_path(target.parent)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str], partial: Path | None = None) -> Iterator[None]:
+    """Give errors of the system the name of what is written: those of write and fsync have none.
+
+    Args:
+        partial: what it is called until it is whole; nobody knows that name.
+    """
     try:
-        with partial.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        elif partial and isinstance(error.filename, str):
+            error.filename = error.filename.replace(str(partial), str(path))
+            del error.filename2
         raise
-    _sync(target.parent)
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -76,8 +83,19 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{path} is a folder: name a file")
     folder = _resolve(path).parent
     replaced = given.is_file() or not given.exists()  # and no device or pipe
-    if replaced and not os.access(folder, os.W_OK):
-        raise UsageError(f"{path}: no permission to write into the folder {folder}")
+    if replaced:
+        _check_writable(path, folder)
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse what atomic_folder() would refuse, before the work.
+
+    Raises:
+        UsageError: as atomic_folder(), or the folder around it cannot be written to.
+    """
+    target = _resolve(path)
+    _check_replaceable(target)
+    _check_writable(path, target.parent)
 
 
 @contextmanager
@@ -89,12 +107,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         UsageError: ``path`` exists and is neither a bundle nor an empty folder, or its parent
-            folder does not exist.
+            folder does not exist or cannot be written to.
     """
     target = _resolve(path)
-    _remove_stale(target)
+    _check_writable(path, target.parent)
+    remove_abandoned(target.parent, _prefix(target), lambda left: _remove_stale(left, target))
     _check_replaceable(target)
-    with _locked_name(target) as partial:
+    with held_name(target.parent, _prefix(target)) as partial, naming(path, partial):
         try:
             partial.mkdir()
             yield partial
@@ -113,13 +132,18 @@ def _resolve(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _partial_name(target: Path) -> str:
-    return f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
+def _check_writable(path: str | os.PathLike[str], folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{path}: no permission to write into the folder {folder}")
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
 
 
 def _check_replaceable(target: Path) -> None:
     if target.is_dir():
-        if _is_bundle(target) or not any(target.iterdir()):
+        if _is_bundle(target) or all(map(is_litter, target.iterdir())):
             return
         raise UsageError(f"{target} is a folder with other things in it: choose another name")
     if target.exists():
@@ -134,52 +158,13 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(manifest, dict) and "schema_version" in manifest
 
 
-# Beside each partial folder lies its NAME.lock, from before it is made until it is gone, and the
-# program that fills the folder holds the lock: who gets the lock knows that this program is dead.
-
-
-@contextmanager
-def _locked_name(target: Path) -> Iterator[Path]:
-    """A free name beside the target, with its lock held."""
-    while True:
-        partial = target.with_name(_partial_name(target))
-        lock = partial.with_name(f"{partial.name}.lock")
-        with lock.open("xb") as file:
-            try:
-                mine = _try_lock(file)
-            except OSError:  # a file system without locks: nothing here is ever taken for stale
-                mine = True
-            # Another program may have taken the new file for a stale one, and removed it.
-            if not mine or not lock.exists():
-                continue
-            try:
-                yield partial
-            finally:
-                _unlink_open(lock)
-        lock.unlink(missing_ok=True)
-        return
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove what killed programs left, and put an old bundle back that was only moved aside."""
-    for lock in target.parent.glob(f"{escape(f'.{target.name}.partial-')}*.lock"):
-        with suppress(OSError):  # another program was faster, or the disk has no locks
-            with lock.open("r+b") as file:
-                if not _try_lock(file):
-                    continue
-                partial = lock.with_suffix("")
-                old = _aside(partial)
-                if old.is_dir() and not target.exists():
-                    old.rename(target)
-                for folder in (partial, old):
-                    shutil.rmtree(folder, ignore_errors=True)
-                _unlink_open(lock)
-            lock.unlink(missing_ok=True)
-
-
-def _unlink_open(path: Path) -> None:
-    with suppress(PermissionError):  # Windows removes it only when it is closed
-        path.unlink(missing_ok=True)
+def _remove_stale(partial: Path, target: Path) -> None:
+    """Remove what a killed program left, and put an old bundle back that was only moved aside."""
+    old = _aside(partial)
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    for folder in (partial, old):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _aside(partial: Path) -> Path:
@@ -196,23 +181,40 @@ def _replace_folder(partial: Path, target: Path) -> None:
         if old.exists() and not target.exists():
             old.rename(target)
         raise
-    _sync(target.parent)
+    _sync_path(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:
     for name, _, files in os.walk(folder):
         for file in files:
-            _sync(Path(name, file))
-        _sync(Path(name))
+            _sync_path(Path(name, file))
+        _sync_path(Path(name))
 
 
-def _sync(path: Path) -> None:
-    """Have the disk write it now, so that a loss of power cannot undo the order of writing."""
+def _sync_path(path: Path) -> None:
     if os.name == "nt":
         return  # it can neither open folders nor sync a file opened for reading
-    descriptor = os.open(path, os.O_RDONLY)
+    with naming(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            _raise_unless_unable(error)
+            return
+        try:
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """Have the disk write it now, so that a loss of power cannot undo the order of writing."""
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        _raise_unless_unable(error)
+
+
+def _raise_unless_unable(error: OSError) -> None:
+    if error.errno not in _CANNOT_SYNC:
+        raise error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from .bundle_rules import MAX_MANIFEST_BYTES, check_manifest
 from .errors import BundleError
 from .hashing import sha256_bytes, sha256_of
+from .litter import foreign_files
 from .manifest import MANIFEST, Artifact, Manifest
-from .safe_paths import is_link, regular_file, walk_files
+from .safe_paths import is_link, regular_file, status_behind, walk_files
 from .spec import FlowSpec
 
 Floats = npt.NDArray[np.float32]
@@ -24,7 +25,6 @@ Floats = npt.NDArray[np.float32]
 EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mnist.flowship"
 EMBEDDED_NAME = "embedded"  # names it where a bundle must be named; ./embedded is a file
 KEPT_ARRAY_BYTES = 1 << 20  # larger ones are read again each time
-_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers leave them behind
 
 
 class Bundle:
@@ -34,7 +34,8 @@ class Bundle:
     the hash of a file is checked when its path is first asked for.
 
     Attributes:
-        root: the folder (of a zip: a private temporary copy, removed by close()).
+        root: the folder (of a zip: a private temporary copy, removed by close()). Files in it may
+            be links, as download caches lay them; folders may not.
         manifest: the whole of manifest.json.
         sha256: hash of manifest.json, the bundle's identity: it holds the hash of every file.
     """
@@ -45,22 +46,24 @@ class Bundle:
         manifest: Manifest,
         *,
         sha256: str | None = None,
-        temporary: bool = False,
+        temporary: ExitStack | None = None,
     ) -> None:
         """A bundle whose manifest is at hand, perhaps not written yet (open() is for all others).
 
         Args:
             sha256: of manifest.json; None for the one that would be written.
-            temporary: remove the folder at close().
+            temporary: what close() closes, which removes the folder.
 
         Raises:
             BundleError: the manifest contradicts itself or the files.
         """
         self.root, self.manifest = root.resolve(), manifest
         self.sha256 = sha256 or sha256_bytes(manifest.dumps().encode())
-        self._verified: set[str] = set()
+        self._verified: dict[str, Path] = {}
         self._arrays: dict[str, Floats] = {}
-        self._remove = weakref.finalize(self, _remove_folder, self.root if temporary else None)
+        self._laid_out: Path | None = None
+        self._temporary = temporary or ExitStack()
+        self._remove = weakref.finalize(self, self._temporary.close)
         check_manifest(manifest)
         for name, entry in manifest.files.items():
             regular_file(self.root, name, entry.bytes)
@@ -72,6 +75,8 @@ class Bundle:
         Raises:
             BundleError: incomplete, damaged, hostile, too new, or not a bundle at all.
         """
+        if path == "":
+            raise BundleError("the name of the bundle is empty")
         embedded = path in (None, EMBEDDED_NAME)
         place = EMBEDDED if embedded else Path(path or "")
         try:
@@ -79,16 +84,18 @@ class Bundle:
                 return _open_folder(place)
             if place.is_file():
                 # Imported here: zipfile and tempfile take 15 ms, and most bundles are folders.
-                from .bundle_zip import is_zip, unpack_privately
+                from .bundle_zip import is_zip
 
                 if is_zip(place):
-                    return _open_unpacked(unpack_privately(place))
+                    return _open_zip(place)
         except BundleError as error:
-            raise BundleError(f"{place}: {error}") from error
+            raise BundleError(f"{place}: {_other_kind(place) or error}") from error
         except OSError as error:
             raise BundleError(f"{place} cannot be read: {error.strerror or error}") from error
         if embedded:
             raise BundleError(f"this installation has no embedded bundle ({place}): name a bundle")
+        if other := _other_kind(place):
+            raise BundleError(f"{place}: {other}")
         what = "is neither a folder nor a zip" if place.exists() else "does not exist"
         raise BundleError(f"{place} {what}: expected a bundle, such as NAME.flowship")
 
@@ -104,21 +111,22 @@ class Bundle:
     def path(self, relative: str) -> Path:
         """A declared file, after a check of its kind, size and (the first time) hash.
 
+        Of a link it is the file where it ends, which may have any name.
+
         Raises:
-            BundleError: it is undeclared, missing, a link, or not what the manifest says.
+            BundleError: it is undeclared, missing, or not what the manifest says.
         """
         if not self._remove.alive:
             raise BundleError(f"{self.root}: the bundle is closed")
         if relative not in self.manifest.files:
             raise BundleError(f"{self.root}: {relative} is not declared in {MANIFEST}")
         try:
-            if relative in self._verified:
-                return regular_file(self.root, relative, self.manifest.files[relative].bytes)
-            path = self._verify_file(relative)
+            path = regular_file(self.root, relative, self.manifest.files[relative].bytes)
+            if self._verified.get(relative) != path:
+                self._verified[relative] = self._verify_file(relative)
         except BundleError as error:
             raise BundleError(f"{self.root}: {error}") from error
-        self._verified.add(relative)
-        return path
+        return self._verified[relative]
 
     def artifact_path(self, artifact: Artifact) -> Path:
         """The file or package folder that an engine opens, after a check of all its files.
@@ -126,17 +134,45 @@ class Bundle:
         Raises:
             BundleError: as path(), or the package folder holds a file that it does not declare.
         """
-        for name in artifact.files:
-            self.path(name)
-        path = self.root / artifact.path
-        if artifact.path not in artifact.files:
-            for name in walk_files(path):
-                if f"{artifact.path}/{name}" not in artifact.files:
-                    raise BundleError(
-                        f"{self.root}: {artifact.path} holds {name}, which {MANIFEST} does not "
-                        "declare: remove it or export the bundle again"
-                    )
-        return path
+        files = {name: self.path(name) for name in artifact.files}
+        if set(files) == {artifact.path}:
+            return files[artifact.path]
+        as_it_lies = all(path == self.root / name for name, path in files.items())
+        if artifact.path not in files and not self._is_clean(artifact):
+            as_it_lies = False
+        return (self.root if as_it_lies else self._lay_out(files)) / artifact.path
+
+    def _is_clean(self, artifact: Artifact) -> bool:
+        """Whether a package folder holds nothing but its files; litter makes it unclean.
+
+        Raises:
+            BundleError: it holds something that is neither.
+        """
+        inside = {name.removeprefix(f"{artifact.path}/") for name in artifact.files}
+        package = self.root / artifact.path
+        for name in foreign_files(package, inside):
+            raise BundleError(
+                f"{self.root}: {artifact.path} holds {name}, which {MANIFEST} does not "
+                "declare: remove it or export the bundle again"
+            )
+        return inside.issuperset(walk_files(package))
+
+    def _lay_out(self, files: dict[str, Path]) -> Path:
+        """A folder with plain files by these names: engines find weights beside a graph by name."""
+        # Imported here: tempfile takes 5 ms, and most bundles hold plain files only.
+        from .locks import private_folder
+        from .plain_files import lay_out
+
+        try:
+            if self._laid_out is None:
+                self._laid_out = self._temporary.enter_context(private_folder())
+            lay_out(files, self._laid_out)
+        except OSError as error:
+            raise BundleError(
+                f"{self.root}: laying out plain files stopped at {error.filename}: "
+                f"{error.strerror}: copy the bundle with its links followed (cp -rL), or set TMPDIR"
+            ) from error
+        return self._laid_out
 
     def array(self, name: str) -> Floats:
         """A host array by name, read-only.
@@ -166,26 +202,27 @@ class Bundle:
                 self._verify_file(name)
             except BundleError as error:
                 problems.append(str(error))
-        for name in walk_files(self.root):
-            known = name in self.manifest.files or name == MANIFEST
-            if not known and name.rpartition("/")[2] not in _LITTER:
-                problems.append(f"{name} is not declared in {MANIFEST}")
+        for name in foreign_files(self.root, {*self.manifest.files, MANIFEST}):
+            problems.append(f"{name} is not declared in {MANIFEST}")
         return problems
 
     def close(self) -> None:
-        """Remove the temporary copy of a zip; paths are not given out afterwards."""
+        """Remove temporary copies; paths are not given out afterwards."""
         self._remove()
 
     def _verify_file(self, relative: str) -> Path:
         entry = self.manifest.files[relative]
         path = regular_file(self.root, relative, entry.bytes)
         found = sha256_of(path)
-        if found != entry.sha256:
-            raise BundleError(
-                f"{relative} has the sha256 {found}, expected {entry.sha256}: it is damaged or was "
-                "changed, copy or export the bundle again"
-            )
-        return path
+        if found == entry.sha256:
+            return path
+        # Of what a link points at nothing is told, not even its hash.
+        linked = path != self.root / relative
+        has = "is a link to another file" if linked else f"has the sha256 {found}"
+        raise BundleError(
+            f"{relative} {has}, expected {entry.sha256}: it is damaged or was changed, copy or "
+            "export the bundle again"
+        )
 
     def __enter__(self) -> Bundle:
         return self
@@ -202,25 +239,26 @@ class Bundle:
         return f"<Bundle {self.manifest.name!r} at {self.root}>"
 
 
-def _remove_folder(folder: Path | None) -> None:
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+def _other_kind(place: Path) -> str | None:
+    from .file_kinds import other_than_bundle  # for mistakes alone
+
+    return other_than_bundle(place)
 
 
-def _open_folder(folder: Path, *, temporary: bool = False) -> Bundle:
+def _open_folder(folder: Path, temporary: ExitStack | None = None) -> Bundle:
     data = _read_manifest(folder)
-    try:
-        manifest = Manifest.loads(data.decode())
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{MANIFEST} is not UTF-8: {error}") from error
+    manifest = Manifest.decode(data)
     return Bundle(folder, manifest, sha256=sha256_bytes(data), temporary=temporary)
 
 
-def _open_unpacked(folder: Path) -> Bundle:
+def _open_zip(path: Path) -> Bundle:
+    from .bundle_zip import unpack_privately
+
+    opened = ExitStack()
     try:
-        return _open_folder(folder, temporary=True)
+        return _open_folder(unpack_privately(path, opened), temporary=opened)
     except BaseException:
-        _remove_folder(folder)
+        opened.close()
         raise
 
 
@@ -232,8 +270,10 @@ def _read_manifest(root: Path) -> bytes:
         raise BundleError(
             f"there is no {MANIFEST}: not a bundle, or one whose export did not finish"
         ) from error
-    if is_link(status) or not stat.S_ISREG(status.st_mode):
-        raise BundleError(f"{MANIFEST} is a link or not a file")
+    if is_link(status):
+        status = status_behind(path, MANIFEST)
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{MANIFEST} is not a regular file")
     if status.st_size > MAX_MANIFEST_BYTES:
         raise BundleError(
             f"{MANIFEST} has {status.st_size:,} bytes, at most {MAX_MANIFEST_BYTES:,} are read"

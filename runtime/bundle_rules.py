@@ -13,6 +13,8 @@ from .spec import ARBlock, FlowSpec
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_CACHE_BYTES = 64 << 30  # of one block and one picture; the largest published one needs 0.7 GB
 _MIN_BITS_PER_WEIGHT = 2  # no precision has fewer
+MAX_NAME = 100  # characters
+NOT_IN_NAMES = set('/\\:*?"<>|')
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -23,7 +25,7 @@ def check_manifest(manifest: Manifest) -> None:
             or sizes that cannot be true.
     """
     try:
-        _check_name(manifest.name)
+        check_name(manifest.name)
         _check_files(manifest)
         _check_arrays(manifest)
         for block in manifest.spec.ar_blocks:
@@ -48,6 +50,12 @@ def array_shapes(spec: FlowSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def usable_name(name: str) -> str:
+    """The name of a bundle from one that a file has."""
+    kept = (c if c.isprintable() and c not in NOT_IN_NAMES else "_" for c in name)
+    return "".join(kept).lstrip(".")[:MAX_NAME] or "model"
+
+
 def min_weight_bytes(spec: FlowSpec, block: ARBlock) -> int:
     """A lower bound of a block's weights on disk: attention and projections, no MLP."""
     attention = 4 * block.channels**2 * block.num_layers
@@ -55,9 +63,13 @@ def min_weight_bytes(spec: FlowSpec, block: ARBlock) -> int:
     return (attention + projections) * _MIN_BITS_PER_WEIGHT // 8
 
 
-def _check_name(name: str) -> None:
-    """It is printed, and becomes part of file names."""
-    if not 1 <= len(name) <= 100 or name[0] == "." or set(name) & set('/\\:*?"<>|'):
+def check_name(name: str) -> None:
+    """It is printed, and becomes part of file names.
+
+    Raises:
+        BundleError: it cannot.
+    """
+    if not 1 <= len(name) <= MAX_NAME or name[0] == "." or set(name) & NOT_IN_NAMES:
         raise BundleError(f"name: {name[:80]!r} cannot be part of a file name")
     if not name.isprintable():
         raise BundleError(f"name: {name[:80]!r} has characters that cannot be printed")

@@ -11,11 +11,19 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
 
 from .. import __version__
-from .errors import FlowshipError, UsageError
+from .errors import FlowshipError, MissingExtraError, UsageError
+from .extras import EXTRAS
+from .program import exit_status, in_a_word, interrupter
+from .progress import say
+
+TRACEBACK = "FLOWSHIP_TRACEBACK"
 
 COMMANDS = {
     "generate": ("runtime.commands.generate", "make pictures from seeds"),
@@ -37,11 +45,32 @@ COMMANDS = {
 }
 
 
+class _Store(argparse._StoreAction):
+    """Also notes that the option was given: a default may have the same value."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        super().__call__(parser, namespace, values, option)
+        namespace.given = {*getattr(namespace, "given", ()), self.dest}
+
+
 class Parser(argparse.ArgumentParser):
-    """Misuse is one line on stderr and exit status 2."""
+    """Misuse is one line on stderr and exit status 2; ``given`` are the options with a value."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("action", None, _Store)
+        self.register("action", "store", _Store)
+        self.register("type", Path, _path)  # of every option that has ``type=Path``
+        self.set_defaults(given=frozenset())
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _path(text: str) -> Path:
+    if not text:  # a script's variable that was not set; Path("") would be the current folder
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def build_parser(command: str | None) -> Parser:
@@ -70,34 +99,118 @@ def _import(module: str):  # type: ignore[no-untyped-def]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for failure, 2 for misuse."""
+    """Run one command; returns the exit status: 0, 1 for failure, 2 for misuse, 128 + n for a
+    signal.
+
+    Exceptions that nobody expected are raised where the environment has FLOWSHIP_TRACEBACK.
+    """
     arguments = _join_words(list(sys.argv[1:] if argv is None else argv))
-    command = next((a for a in arguments if a in COMMANDS), None)
-    name = f"flowship {command}" if command else "flowship"
+    name = f"flowship {arguments[0]}" if arguments and arguments[0] in COMMANDS else "flowship"
     try:
-        parsed = build_parser(command).parse_args(arguments)
-        status = int(_import(COMMANDS[parsed.command][0]).run(parsed))
-        sys.stdout.flush()  # so that a closed pipe is met here
+        status = _run(arguments)
+        _flush()
         return status
-    except FlowshipError as error:
-        _complain(name, str(error))
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        _complain(name, "cancelled")
-        return 130
-    except BrokenPipeError:  # such as `flowship inspect ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 1
-    except OSError as error:
+    except BaseException as error:
+        _give_up_stdout()
+        status, message = _explain(interrupter.raised or error)
+        if message:
+            say(_one_line(f"{name}: {message}"))
+        return status
+
+
+def _run(arguments: list[str]) -> int:
+    _check_command(arguments)
+    try:
+        parser = build_parser(arguments[0] if arguments else None)
+        parsed, unknown = parser.parse_known_args(arguments)
+    except SystemExit as end:  # --help, --version and misuse: argparse has printed it
+        return int(end.code or 0)
+    if unknown:  # argparse would send to the help of all commands
+        words = " ".join(unknown)
+        raise UsageError(f"unknown arguments: {words} (see flowship {parsed.command} --help)")
+    return int(_import(COMMANDS[parsed.command][0]).run(parsed))
+
+
+def _check_command(arguments: list[str]) -> None:
+    first = arguments[0] if arguments else "--help"
+    if first in COMMANDS:
+        _check_second(arguments)
+    elif not first.startswith("-"):
+        raise UsageError(f"there is no command {first!r}{_similar(first, COMMANDS)}")
+    elif not {first, *arguments} & {"-h", "--help", "--version"}:
+        raise UsageError(
+            f"{first} is no option of flowship itself: those of a command come after it, as in "
+            f"flowship generate {first} (see flowship --help)"
+        )
+
+
+def _check_second(arguments: list[str]) -> None:
+    """``bench comapre`` means no bundle, unless there is one."""
+    words = {name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{arguments[0]} ")}
+    second = arguments[1] if words and len(arguments) > 1 else ""
+    if get_close_matches(second, words, cutoff=0.7) and not os.path.exists(second):
+        raise UsageError(f"there is no bench {second!r}{_similar(second, words)}")
+
+
+def _similar(word: str, known: Iterable[str]) -> str:
+    found = get_close_matches(word.lower(), known, n=1)
+    hint = f": did you mean {found[0]}?" if found else ""
+    return f"{hint} (see flowship --help)"
+
+
+# ---- the end ------------------------------------------------------------------------------------
+
+
+def _flush() -> None:
+    """So that a closed pipe or a full disk is met here, and not when Python ends."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """The exit status and what to say; an exception that is not for users is raised again."""
+    if isinstance(error, FlowshipError):
+        return 2 if isinstance(error, UsageError) else 1, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        status = exit_status(error)
+        return status, in_a_word(status - 128)
+    if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        _complain(name, f"{place}{error.strerror or error}")
-        return 1
-    except MemoryError as error:
-        _complain(name, f"out of memory{f': {error}' * bool(str(error))}")
-        return 1
+        # such as `flowship inspect ... | head`: whoever closed it knows
+        is_quiet = isinstance(error, BrokenPipeError)
+        return 1, "" if is_quiet else f"{place}{error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return 1, f"out of memory{f': {error}' * bool(str(error))}"
+    if isinstance(error, ImportError):
+        return 1, _explain_import(error)
+    if isinstance(error, UnicodeEncodeError) and len(error.object) < 256:
+        return 1, (
+            f"{error.object!r} has letters that {error.encoding}, the encoding of this system, "
+            "does not have: choose another name"
+        )
+    if not isinstance(error, Exception) or os.environ.get(TRACEBACK):
+        raise error
+    kind = type(error).__name__
+    return 1, f"{kind}: {error}: this is a mistake of flowship, {TRACEBACK}=1 shows where"
 
 
-def _complain(name: str, message: str) -> None:
-    """One line on stderr, also of messages from libraries that have several."""
-    lines = (line.strip() for line in message.splitlines())
-    print(f"{name}: {' '.join(line for line in lines if line)}", file=sys.stderr)
+def _give_up_stdout() -> None:
+    """Where it cannot be written, what waits in it goes nowhere, also when Python ends."""
+    try:
+        _flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain_import(error: ImportError) -> str:
+    package = str(error.name).partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in EXTRAS:
+        return str(MissingExtraError("this", package, EXTRAS[package]))
+    return f"this installation is broken: {error}"
+
+
+def _one_line(text: str) -> str:
+    """Messages of libraries have several."""
+    lines = (line.strip() for line in text.splitlines())
+    return " ".join(line for line in lines if line)

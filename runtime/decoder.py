@@ -38,12 +38,23 @@ class Decoding:
 
     Attributes:
         state: [N, T, D] in image order: latents before the first block, patches after the last.
+        failed: with ``keep_going``, pictures that became NaN or infinite: number to what was seen.
+            They are zero from there on, and the others are made nevertheless.
     """
 
     def __init__(
-        self, model: Model, z: Floats, labels: Labels, guidance: Guidance, plan: Plan
+        self,
+        model: Model,
+        z: Floats,
+        labels: Labels,
+        guidance: Guidance,
+        plan: Plan,
+        *,
+        keep_going: bool = False,
     ) -> None:
         self.state = z.copy()
+        self.failed: dict[int, str] = {}
+        self._keep_going = keep_going
         self._model, self._labels, self._guidance, self._plan = model, labels, guidance, plan
         self._running: tuple[ARBlock, slice, Floats] | None = None
 
@@ -51,7 +62,7 @@ class Decoding:
         """Go through the blocks; stop iterating (or close) to cancel between two calls.
 
         Raises:
-            NonFiniteError: a block gave NaN or infinity.
+            NonFiniteError: a block gave NaN or infinity, and ``keep_going`` is off.
         """
         for index, block in enumerate(self._model.bundle.spec.ar_blocks):
             guidance = self._guidance if block.guided else Guidance()
@@ -60,6 +71,8 @@ class Decoding:
             for first in range(0, len(self.state), size):
                 pictures = slice(first, min(first + size, len(self.state)))
                 yield from self._run_block(block, index, pictures, guidance, window)
+            if len(self.failed) == len(self.state):
+                return
 
     def _run_block(
         self, block: ARBlock, index: int, pictures: slice, guidance: Guidance, window: int
@@ -78,8 +91,19 @@ class Decoding:
             for patches in calls:
                 yield Committed(block, index, pictures.start, len(x), patches)
         self._running = None
+        if self._keep_going:
+            self._leave_out(x, block, pictures.start)
         check_finite(x, block, pictures.start, "generation")
         self.state[pictures] = to_block_order(x, block)
+
+    def _leave_out(self, x: Floats, block: ARBlock, first: int) -> None:
+        """Note the pictures of [n, T, D] that are not finite, and make zeros of them."""
+        bad = np.argwhere(~np.isfinite(x))
+        for i in sorted(set(bad[:, 0].tolist())):
+            patch = int(bad[bad[:, 0] == i, 1].min())
+            where = f"{block.name} at patch {patch} of {x.shape[1]} (in the block's order)"
+            self.failed.setdefault(first + i, f"NaN or infinity in {where}")
+            x[i] = 0
 
     def preview(self) -> Floats:
         """[N, T, D] what there is at this moment, in image order."""

@@ -12,28 +12,56 @@ from contextlib import closing
 import numpy as np
 import numpy.typing as npt
 
-from .encoder import EncodedBlock, encode_blocks
+from .encoder import EncodedBlock, encode_blocks, pictures_together
+from .errors import NonFiniteError
 from .model import Labels, Model, check_finite, to_block_order
 
 Floats = npt.NDArray[np.float32]
 
 
-def denoise_patches(model: Model, patches: Floats, labels: Labels, noise_std: float) -> Floats:
+def denoise_patches(
+    model: Model, patches: Floats, labels: Labels, noise_std: float, first_picture: int = 0
+) -> Floats:
     """[N, T, D] noisy patches to denoised ones.
 
     Raises:
         EngineError: the bundle has no vector-Jacobian graphs for this engine and precision.
         NonFiniteError: the gradient is not finite.
     """
-    encoded = list(encode_blocks(model, patches, labels))
+    encoded = list(encode_blocks(model, patches, labels, first_picture))
     last = encoded[-1]
     grad = to_block_order(last.z, last.block)  # of sum(z^2) / 2
     for step in reversed(encoded):
         grad = _through_block(model, step, labels, to_block_order(grad, step.block))
-        check_finite(grad, step.block, 0, "denoising")
+        check_finite(grad, step.block, first_picture, "denoising")
         grad = to_block_order(grad, step.block)
     denoised: Floats = patches - np.float32(noise_std**2) * grad
     return denoised
+
+
+def denoise_others(
+    model: Model, patches: Floats, labels: Labels, noise_std: float, failed: dict[int, str]
+) -> Floats:
+    """The same of all pictures but the failed ones; those that fail here are added to them."""
+    found: Floats = patches.copy()
+    numbers = [i for i in range(len(patches)) if i not in failed]
+    size = pictures_together(model, len(patches))
+
+    def attempt(part: list[int]) -> None:
+        try:
+            found[part] = denoise_patches(
+                model, patches[part], [labels[i] for i in part], noise_std
+            )
+        except NonFiniteError:
+            if len(part) == 1:
+                failed[part[0]] = "NaN or infinity while it was denoised"
+            else:  # which of them it was
+                for i in part:
+                    attempt([i])
+
+    for first in range(0, len(numbers), size):
+        attempt(numbers[first : first + size])
+    return found
 
 
 def _through_block(model: Model, step: EncodedBlock, labels: Labels, grad_z: Floats) -> Floats:

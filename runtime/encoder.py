@@ -43,8 +43,13 @@ class EncodedBlock:
         return mean
 
 
-def encode_blocks(model: Model, patches: Floats, labels: Labels) -> Iterator[EncodedBlock]:
+def encode_blocks(
+    model: Model, patches: Floats, labels: Labels, first_picture: int = 0
+) -> Iterator[EncodedBlock]:
     """Run [N, T, D] patches through the blocks from the image to the latent.
+
+    Args:
+        first_picture: its number among all, for errors.
 
     Yields:
         What each block did; the last one's z, in image order, is the latent.
@@ -55,7 +60,7 @@ def encode_blocks(model: Model, patches: Floats, labels: Labels) -> Iterator[Enc
     for block in reversed(model.bundle.spec.ar_blocks):
         x = to_block_order(patches, block)
         encoded = _encode_block(model, block, x, labels)
-        check_finite(encoded.z, block, 0, "encoding")
+        check_finite(encoded.z, block, first_picture, "encoding")
         patches = to_block_order(encoded.z, block)
         yield encoded
 

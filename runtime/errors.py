@@ -12,6 +12,11 @@ FlowshipError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class FlowshipError(Exception):
     """Base of all errors that flowship raises on purpose."""
@@ -41,10 +46,24 @@ class MissingExtraError(EngineError):
             f"{what} needs the package {package}, which is not installed: "
             f"pip install 'flowship[{extra}]'"
         )
+        self._parts = what, package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        """A process pool pickles errors, and would call this class with its message alone."""
+        return type(self), self._parts
 
 
 class NonFiniteError(FlowshipError):
-    """NaN or infinity appeared; nothing is written as an image."""
+    """NaN or infinity appeared; it is never written as an image.
+
+    Attributes:
+        failed: the pictures that are not finite, each with its number and seed.
+        made: the others: of Flow.generate() a Generated, of Flow.decode() all images with NaN in
+            those that failed; None where there are none.
+    """
+
+    failed: tuple[Any, ...] = ()
+    made: Any = None
 
 
 class ParityError(FlowshipError):

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from .bundle import Bundle
-from .decoder import Committed, Decoding
-from .denoise import denoise_patches
+from .bundle import EMBEDDED_NAME, Bundle
+from .clock import Clock
+from .decoder import Decoding
+from .denoise import denoise_others, denoise_patches
 from .encoder import encode_blocks, pictures_together
 from .engines import Engine, EngineOptions, find_engine
-from .errors import UsageError
-from .events import Denoising, Event, Finished, Progress, Started
-from .generated import Generated
+from .errors import BundleError, UsageError
+from .events import Denoising, Event, Failed, Finished, Started, not_finite
+from .generated import Generated, finished
 from .guidance import Guidance, GuideWhat
 from .images import patchify, to_uint8, unpatchify
 from .labels import Label, resolve_labels
@@ -33,16 +33,20 @@ from .likelihood import (
 )
 from .model import Labels, Model, to_block_order
 from .normal import normals
-from .plan import PLAN, Plan, PlanFile
-from .recipe import PHILOX_NOISE, Recipe
+from .opening import check_blocks, choose_precision, default_plan
+from .pictures import to_images, to_latents
+from .plan import Plan
+from .recipe import MAX_PICTURES, PHILOX_NOISE, Recipe
 from .saved_plans import load_saved_plan
 from .spec import FlowSpec
+from .values import check_seed, flag, seeds_of, several, show, whole, word
 
 Floats = npt.NDArray[np.float32]
-LabelLike = Label | Sequence[Label]
+LabelLike = Label | Sequence[Label] | npt.NDArray[Any]
+SeedLike = SupportsIndex | Sequence[SupportsIndex] | npt.NDArray[Any]
 LatentInput = Literal["noise", "z"]
-
-EVENT_INTERVAL = 0.05  # seconds between two Progress events of one block
+INPUTS: tuple[LatentInput, ...] = get_args(LatentInput)
+NOISES: tuple[NoiseChoice, ...] = get_args(NoiseChoice)
 
 
 class Flow:
@@ -57,6 +61,7 @@ class Flow:
     def __init__(self, bundle: Bundle, engine: Engine, plan: Plan) -> None:
         self.bundle, self.engine, self.plan = bundle, engine, plan
         self._model = Model(bundle, engine)
+        self._opened: dict[str, Any] | None = None  # what open() was given
 
     @classmethod
     def open(
@@ -86,6 +91,10 @@ class Flow:
             MissingExtraError: the engine's package is not installed.
         """
         factory = find_engine(engine)
+        if not isinstance(plan, Plan) and plan not in ("saved", "default"):
+            raise UsageError(f"plan {show(plan)} is neither 'saved' nor 'default' nor a Plan")
+        given: dict[str, Any] = {"bundle": _place(bundle), "engine": engine, "device": device}
+        given |= {"precision": precision, "threads": threads, "plan": plan}
         opened = Bundle.open(bundle)
         try:
             chosen = choose_precision(opened, engine, precision)
@@ -97,13 +106,24 @@ class Flow:
                 options = replace(options, threads=saved.threads, spinning=saved.spinning)
             running = factory(opened, options)
             if isinstance(plan, Plan):
-                _check_blocks(plan, opened.spec)
+                check_blocks(plan, opened.spec)
             else:
                 plan = saved.plan if saved else default_plan(opened, engine, chosen)
         except BaseException:
             opened.close()
             raise
-        return cls(opened, running, plan)
+        flow = cls(opened, running, plan)
+        flow._opened = given
+        return flow
+
+    def __reduce__(self) -> tuple[Callable[..., Flow], tuple[type[Flow], str, dict[str, Any]]]:
+        """Pickled and copied as what it was opened with: an engine lives in one process."""
+        if self._opened is None:
+            raise TypeError(
+                "only what Flow.open() gave can be pickled or copied: open the bundle in each "
+                "process"
+            )
+        return _open_again, (type(self), self.bundle.sha256, self._opened)
 
     @property
     def spec(self) -> FlowSpec:
@@ -115,8 +135,8 @@ class Flow:
     def generate(
         self,
         *,
-        seed: int | Sequence[int] = 0,
-        num_images: int | None = None,
+        seed: SeedLike = 0,
+        num_images: SupportsIndex | None = None,
         label: LabelLike = None,
         guidance: float = 0.0,
         guide_what: GuideWhat = "ab",
@@ -125,6 +145,8 @@ class Flow:
         denoise: bool = False,
     ) -> Generated:
         """Draw latents from seeds and decode them.
+
+        Numbers may be numpy's; several seeds or labels may be a list, tuple, range or array.
 
         Args:
             seed: picture i of ``num_images`` has the seed ``seed + i``; or one seed for each.
@@ -135,6 +157,9 @@ class Flow:
 
         Returns:
             The pictures with the recipe that makes them again.
+
+        Raises:
+            NonFiniteError: pictures hold NaN or infinity; ``made`` of the error has the others.
         """
         for event in self.events(
             seed=seed,
@@ -147,14 +172,14 @@ class Flow:
             denoise=denoise,
         ):
             if isinstance(event, Finished):
-                return event.result
+                return event.complete()
         raise AssertionError("events() ends with Finished")
 
     def events(
         self,
         *,
-        seed: int | Sequence[int] = 0,
-        num_images: int | None = None,
+        seed: SeedLike = 0,
+        num_images: SupportsIndex | None = None,
         label: LabelLike = None,
         guidance: float = 0.0,
         guide_what: GuideWhat = "ab",
@@ -164,13 +189,15 @@ class Flow:
     ) -> Generator[Event, None, None]:
         """The same as generate(), told as it goes: Started, Progress..., Denoising, Finished.
 
-        Close the iterator (or stop asking it) to cancel between two engine calls.
+        Close the iterator (or stop asking it) to cancel between two engine calls. Where pictures
+        became NaN, Finished has the others and names them as ``failed``; if all did, it raises.
         """
-        seeds = _seeds(seed, num_images, label)
-        labels = resolve_labels(label, self.spec, len(seeds))
-        noise = draw_noise(seeds, self.spec)
+        listed = several(label, "label")  # once: it may be an iterator
+        seeds = _seeds(seed, num_images, 1 if listed is None else len(listed))
+        labels = resolve_labels(label if listed is None else listed, self.spec, len(seeds))
         guide = Guidance(guidance, guide_what, annealed, attn_temp)
-        recipe = self.recipe(labels, guide, denoise, seeds=seeds)
+        recipe = self.recipe(labels, guide, flag(denoise, "denoise"), seeds=seeds)
+        noise = draw_noise(seeds, self.spec)
         yield from self._events(noise, self._scale(noise), labels, guide, denoise, recipe)
 
     def decode(
@@ -189,18 +216,27 @@ class Flow:
 
         Args:
             latents: standard normal noise, or the prior's own z with ``input="z"``.
+
+        Raises:
+            NonFiniteError: as generate(); ``made`` of the error has NaN where a picture failed.
         """
-        latent = self._check_latents(latents)
-        if input not in ("noise", "z"):
-            raise UsageError(f"input {input!r} is neither 'noise' nor 'z'")
+        latent = to_latents("the array of latents", latents, self.spec)
+        kind = word(input, INPUTS, "input")
         labels = resolve_labels(label, self.spec, len(latent))
         guide = Guidance(guidance, guide_what, annealed, attn_temp)
-        z = self._scale(latent) if input == "noise" else latent
-        decoding = Decoding(self._model, z, labels, guide, self.plan)
+        if denoise := flag(denoise, "denoise"):
+            self._check_denoise()
+        z = self._scale(latent) if kind == "noise" else latent
+        decoding = Decoding(self._model, z, labels, guide, self.plan, keep_going=True)
         for _ in decoding.run():
             pass
-        images = unpatchify(decoding.state, self.spec.image)
-        return self.denoise(images, label=list(labels)) if denoise else images
+        images = self._images(decoding, labels, denoise)
+        if found := decoding.failed:
+            images[list(found)] = np.nan
+            failed = [Failed(i, i, reason) for i, reason in sorted(found.items())]
+            made = images if len(failed) < len(images) else None
+            raise not_finite(failed, len(images), made, "latent")
+        return images
 
     # -- pictures to latents -----------------------------------------------------------------------
 
@@ -210,14 +246,12 @@ class Flow:
         """Images [N, C, H, W] to the prior's latents z [N, T, D] and logdet [N].
 
         logdet is log |dz/dx| as a mean over dimensions, the reference's convention.
+
+        Args:
+            images: floats in [-1, 1] or uint8 levels, in the layouts that ``.npy`` files may have.
         """
-        pictures = self._check_images(images)
-        labels = resolve_labels(label, self.spec, len(pictures))
-        patches = patchify(pictures, self.spec.image)
-        size = pictures_together(self._model, len(patches))
-        parts = [slice(i, i + size) for i in range(0, len(patches), size)]
-        encoded = [self._encode(patches[part], labels[part]) for part in parts]
-        return np.concatenate([z for z, _ in encoded]), np.concatenate([d for _, d in encoded])
+        pictures = self._pictures(images)
+        return self._encode(pictures, resolve_labels(label, self.spec, len(pictures)))
 
     def log_likelihood(
         self,
@@ -225,41 +259,39 @@ class Flow:
         *,
         label: LabelLike = None,
         noise: NoiseChoice = "none",
-        noise_seed: int = 0,
+        noise_seed: SupportsIndex = 0,
     ) -> Likelihood:
         """Exact likelihood of images [N, C, H, W] in [-1, 1], in bits per dimension.
 
         Args:
+            images: as for encode().
             noise: ``train`` adds the training noise first (picture i from the stream of
                 ``noise_seed + i``), ``none`` scores the images as they are.
         """
-        if noise not in ("none", "train"):
-            raise UsageError(f"noise {noise!r} is neither 'none' nor 'train'")
-        pictures = self._check_images(images)
+        choice = word(noise, NOISES, "noise")
+        pictures = self._pictures(images)
+        labels = resolve_labels(label, self.spec, len(pictures))
+        seed = check_seed(noise_seed, "noise_seed", len(pictures))
         training = self.spec.training_noise
-        if noise == "train":
-            pictures = add_training_noise(pictures, training, noise_seed)
-        z, logdet = self.encode(pictures, label=label)
-        convention = describe_convention(training, noise)
+        if choice == "train":
+            pictures = add_training_noise(pictures, training, seed)
+        z, logdet = self._encode(pictures, labels)
+        convention = describe_convention(training, choice)
         return likelihood(z, logdet, self.bundle.array("var"), convention)
 
     def denoise(self, images: npt.ArrayLike, *, label: LabelLike = None) -> Floats:
         """The score step x + sigma^2 grad log p(x) on images [N, C, H, W].
+
+        Args:
+            images: as for encode().
 
         Raises:
             UsageError: the model was not trained with (known) Gaussian noise.
             EngineError: the bundle has no denoising graphs for this engine and precision.
         """
         self._check_denoise()
-        std = self.spec.training_noise.std
-        assert std is not None
-        pictures = self._check_images(images)
-        labels = resolve_labels(label, self.spec, len(pictures))
-        patches = patchify(pictures, self.spec.image)
-        size = pictures_together(self._model, len(patches))
-        parts = [slice(i, i + size) for i in range(0, len(patches), size)]
-        done = [denoise_patches(self._model, patches[p], labels[p], std) for p in parts]
-        return unpatchify(np.concatenate(done), self.spec.image)
+        pictures = self._pictures(images)
+        return self._denoise(pictures, resolve_labels(label, self.spec, len(pictures)))
 
     # -- recipes -----------------------------------------------------------------------------------
 
@@ -304,7 +336,7 @@ class Flow:
         recipe: Recipe,
     ) -> Generator[Event, None, None]:
         """The events of decoding given noise [N, T, D], for pictures with a recipe of their own."""
-        checked = self._check_latents(noise)
+        checked = to_latents("the array of noise", noise, self.spec)
         yield from self._events(checked, self._scale(checked), labels, guidance, denoise, recipe)
 
     # -- inside ------------------------------------------------------------------------------------
@@ -320,27 +352,57 @@ class Flow:
     ) -> Generator[Event, None, None]:
         if denoise:
             self._check_denoise()
-        clock = _Clock(self.spec, len(z))
+        clock = Clock(self.spec, len(z))
         yield Started(len(z), len(self.spec.ar_blocks), self.spec.image.num_patches)
-        decoding = Decoding(self._model, z, labels, guidance, self.plan)
+        decoding = Decoding(self._model, z, labels, guidance, self.plan, keep_going=True)
 
         def preview() -> npt.NDArray[np.uint8]:
-            return to_uint8(unpatchify(decoding.preview(), self.spec.image))
+            return to_uint8(np.nan_to_num(unpatchify(decoding.preview(), self.spec.image)))
 
         for committed in decoding.run():
             if clock.is_due(committed):
                 yield clock.progress(committed, preview)
-        images = unpatchify(decoding.state, self.spec.image)
         if denoise:
             yield Denoising(clock.seconds)
-            images = self.denoise(images, label=list(labels))
-        yield Finished(Generated(images, noise, recipe), clock.seconds)
+        images = self._images(decoding, labels, denoise)
+        yield finished(images, noise, recipe, decoding.failed, clock.seconds)
 
-    def _encode(self, patches: Floats, labels: Labels) -> tuple[Floats, npt.NDArray[np.float64]]:
+    def _images(self, decoding: Decoding, labels: Labels, denoise: bool) -> Floats:
+        """[N, C, H, W] of a decoding that has ended."""
+        patches = decoding.state
+        if denoise and (std := self.spec.training_noise.std) is not None:
+            patches = denoise_others(self._model, patches, labels, std, decoding.failed)
+        return unpatchify(patches, self.spec.image)
+
+    def _encode(self, pictures: Floats, labels: Labels) -> tuple[Floats, npt.NDArray[np.float64]]:
+        found = [
+            self._encode_part(patches, labels[first : first + len(patches)], first)
+            for first, patches in self._parts(pictures)
+        ]
+        return np.concatenate([z for z, _ in found]), np.concatenate([d for _, d in found])
+
+    def _encode_part(
+        self, patches: Floats, labels: Labels, first: int
+    ) -> tuple[Floats, npt.NDArray[np.float64]]:
         logdet = np.zeros(len(patches))
-        for encoded in encode_blocks(self._model, patches, labels):
+        for encoded in encode_blocks(self._model, patches, labels, first):
             logdet += encoded.logdet
         return to_block_order(encoded.z, encoded.block), logdet
+
+    def _denoise(self, pictures: Floats, labels: Labels) -> Floats:
+        std = self.spec.training_noise.std
+        assert std is not None  # _check_denoise() was asked
+        done = [
+            denoise_patches(self._model, part, labels[i : i + len(part)], std, i)
+            for i, part in self._parts(pictures)
+        ]
+        return unpatchify(np.concatenate(done), self.spec.image)
+
+    def _parts(self, pictures: Floats) -> Iterator[tuple[int, Floats]]:
+        """Number of the first picture and patches of those that are encoded together."""
+        patches = patchify(pictures, self.spec.image)
+        size = pictures_together(self._model, len(patches))
+        return ((i, patches[i : i + size]) for i in range(0, len(patches), size))
 
     def _scale(self, noise: Floats) -> Floats:
         """Standard normal noise to the prior's latents."""
@@ -354,12 +416,8 @@ class Flow:
                 "Gaussian noise of a known std (flowship export --noise-std)"
             )
 
-    def _check_latents(self, latents: npt.ArrayLike) -> Floats:
-        shape = self.spec.latents[0].shape
-        return _check_array("latents", latents, shape, "T, D")
-
-    def _check_images(self, images: npt.ArrayLike) -> Floats:
-        return _check_array("images", images, self.spec.image.shape, "C, H, W")
+    def _pictures(self, images: npt.ArrayLike) -> Floats:
+        return to_images("the array of images", images, self.spec.image)
 
     def close(self) -> None:
         """Free the engine and the bundle."""
@@ -378,102 +436,42 @@ class Flow:
         self.close()
 
 
-def default_plan(bundle: Bundle, engine: str, precision: str) -> Plan:
-    """The bundle's own plan, its tolerance not below the rounding of this engine and precision."""
-    file = PlanFile.loads(bundle.path(PLAN).read_text("utf-8"))
-    return replace(file.plan, tolerance=file.tolerance(made_for(engine), precision))
-
-
-def _check_blocks(plan: Plan, spec: FlowSpec) -> None:
-    there = [block.name for block in spec.ar_blocks]
-    named = {**plan.windows, **plan.guided_windows, **plan.min_committed}
-    if unknown := [name[:40] for name in named if name not in there]:
-        raise UsageError(
-            f"the plan names {', '.join(unknown[:4])}, but the bundle has {', '.join(there)}: "
-            "it was made for another one"
-        )
-
-
-class _Clock:
-    """When to tell, and how long it will take: time so far over patches so far."""
-
-    def __init__(self, spec: FlowSpec, num_images: int) -> None:
-        self._start = self._last = time.monotonic()
-        self._blocks, self._patches = len(spec.ar_blocks), spec.image.num_patches
-        self._images = num_images
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def is_due(self, committed: Committed) -> bool:
-        now = time.monotonic()
-        if now - self._last < EVENT_INTERVAL and committed.patches < self._patches:
-            return False
-        self._last = now
-        return True
-
-    def progress(self, at: Committed, preview: object) -> Progress:
-        done = at.number * self._images + at.first + at.together * at.patches / self._patches
-        fraction = done / (self._blocks * self._images)
-        seconds = self.seconds
-        left = seconds * (1 - fraction) / fraction
-        assert callable(preview)
-        return Progress(at.block.name, at.number, at.patches, fraction, seconds, left, preview)
-
-
-def draw_noise(seeds: Sequence[int], spec: FlowSpec) -> Floats:
+def draw_noise(seeds: SeedLike, spec: FlowSpec) -> Floats:
     """[N, T, D] standard normal noise; picture i is the start of the stream of its own seed."""
     T, D = spec.latents[0].shape
-    try:
-        return np.stack([normals(seed, T * D).reshape(T, D) for seed in seeds])
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return np.stack([normals(seed, T * D).reshape(T, D) for seed in seeds_of(seeds)])
 
 
-def _seeds(seed: int | Sequence[int], num_images: int | None, label: LabelLike) -> list[int]:
-    if isinstance(seed, int):
-        several = isinstance(label, Sequence) and not isinstance(label, str)
-        fallback = len(label) if several else 1  # type: ignore[arg-type]
-        count = fallback if num_images is None else num_images
-        if count < 1:
-            raise UsageError(f"num_images {count} is below 1")
-        return list(range(seed, seed + count))
-    seeds = list(seed)
-    if not seeds or num_images not in (None, len(seeds)):
-        raise UsageError(f"{len(seeds)} seeds for {num_images} images")
+def _seeds(seed: SeedLike, num_images: SupportsIndex | None, num_labels: int) -> list[int]:
+    count = None if num_images is None else whole(num_images, "num_images")
+    if count is not None and not 1 <= count <= MAX_PICTURES:
+        raise UsageError(f"num_images {count} is not between 1 and {MAX_PICTURES}")
+    listed = several(seed, "seed")
+    if listed is None:
+        count = max(1, num_labels) if count is None else count
+        first = check_seed(seed, count=count)
+        return list(range(first, first + count))
+    seeds = seeds_of(listed)
+    if count not in (None, len(seeds)):
+        raise UsageError(f"{len(seeds)} seeds for {count} images")
     return seeds
 
 
-def _check_array(what: str, value: npt.ArrayLike, shape: Sequence[int], words: str) -> Floats:
-    array = np.ascontiguousarray(value, np.float32)
-    if array.ndim != len(shape) + 1 or array.shape[1:] != tuple(shape) or not len(array):
-        expected = ", ".join(map(str, shape))
-        raise UsageError(
-            f"{what} have the shape {list(array.shape)}, expected [N, {words}] = [N, {expected}]"
-        )
-    if not np.isfinite(array).all():
-        raise UsageError(f"{what} hold NaN or infinity")
-    return array
+def _place(bundle: str | os.PathLike[str] | None) -> str | None:
+    """The same bundle for a process that works in another folder."""
+    if bundle is None or bundle == EMBEDDED_NAME:
+        return None
+    return os.path.abspath(os.fspath(bundle))
 
 
-def made_for(engine: str) -> str:
-    """The engine whose artifacts it runs: the interpreter runs Core ML's."""
-    return "coreml" if engine == "coreml-interpreter" else engine
+def _open_again(kind: type[Flow], sha256: str, given: dict[str, Any]) -> Flow:
+    """What a pickled Flow becomes.
 
-
-def choose_precision(bundle: Bundle, engine: str, precision: str | None) -> str:
-    there = bundle.manifest.precisions.get(made_for(engine), ())
-    if not there:
-        raise UsageError(
-            f"the bundle {bundle.manifest.name} has nothing for the engine {engine}: it has "
-            f"{', '.join(bundle.manifest.precisions)}"
-        )
-    if precision is None:
-        return there[0]
-    if precision not in there:
-        raise UsageError(
-            f"the bundle {bundle.manifest.name} has no precision {precision!r} for {engine}: "
-            f"choose from {', '.join(there)}"
-        )
-    return precision
+    Raises:
+        BundleError: another bundle lies there by now.
+    """
+    flow = kind.open(**given)
+    if flow.bundle.sha256 != sha256:
+        flow.close()
+        raise BundleError(f"{given['bundle']} is not the bundle any more that the Flow was made of")
+    return flow

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import UsageError
+from .values import flag, real, word
 
 Floats = npt.NDArray[np.float32]
 GuideWhat = Literal["ab", "a", "b"]
@@ -40,12 +41,15 @@ class Guidance:
     attn_temp: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < float("inf"):
-            raise UsageError(f"guidance {self.scale} is not a number from 0 up")
-        if self.what not in GUIDE_WHAT:
-            raise UsageError(f"guide_what {self.what!r} is not one of {', '.join(GUIDE_WHAT)}")
-        if not 0 < self.attn_temp < float("inf"):
-            raise UsageError(f"attn_temp {self.attn_temp} is not a number above 0")
+        put = object.__setattr__  # frozen for everybody else
+        put(self, "scale", real(self.scale, "guidance"))
+        put(self, "what", word(self.what, GUIDE_WHAT, "guide_what"))
+        put(self, "annealed", flag(self.annealed, "annealed"))
+        put(self, "attn_temp", real(self.attn_temp, "attn_temp"))
+        if self.scale < 0:
+            raise UsageError(f"guidance {self.scale:g} is not a number from 0 up")
+        if self.attn_temp <= 0:
+            raise UsageError(f"attn_temp {self.attn_temp:g} is not a number above 0")
 
     @property
     def branches(self) -> int:

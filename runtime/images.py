@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .errors import NonFiniteError, UsageError
 from .spec import ImageSpec
+from .values import whole
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -73,7 +74,7 @@ def grid(pictures: Bytes, columns: int | None = None, padding: int = 2) -> Bytes
         UsageError: no pictures, or ``columns`` below 1.
     """
     N, C, H, W = pictures.shape
-    columns = grid_columns(N) if columns is None else columns
+    columns = grid_columns(N) if columns is None else whole(columns, "columns")
     if N < 1 or columns < 1:
         raise UsageError(f"a grid of {N} pictures in {columns} columns: expected 1 or more of both")
     columns = min(columns, N)

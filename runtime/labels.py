@@ -1,23 +1,29 @@
-"""Class labels as a user writes them: names or numbers, one for all pictures or one for each."""
+"""Class labels as a user writes them, one for all pictures or one for each, and files of names."""
 
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
-from operator import index
-from typing import SupportsIndex
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy.typing as npt
 
 from .errors import UsageError
+from .input_paths import check_readable
 from .spec import FlowSpec
+from .values import as_index, plain, several, show
 
 Label = str | SupportsIndex | None
 
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
+MAX_NAMES_BYTES = 1 << 20  # 21,841 classes of ImageNet have 0.3 MB
 NO_LABEL = "none"  # what asks for an unconditional picture of a conditional model
 
 
 def resolve_labels(
-    labels: Label | Sequence[Label], spec: FlowSpec, count: int
+    labels: Label | Sequence[Label] | npt.NDArray[Any], spec: FlowSpec, count: int
 ) -> tuple[int | None, ...]:
     """The class number of each of ``count`` pictures, None without a class.
 
@@ -38,14 +44,16 @@ def resolve_labels(
     return tuple(found * count if len(found) == 1 else found)
 
 
-def _split(labels: Label | Sequence[Label], spec: FlowSpec) -> list[Label]:
+def _split(labels: Label | Sequence[Label] | npt.NDArray[Any], spec: FlowSpec) -> list[Label]:
     if isinstance(labels, str):
         whole = _find_name(labels, spec)  # a name may hold commas
         return [labels] if whole else list(labels.split(","))
-    return list(labels) if isinstance(labels, Sequence) else [labels]
+    listed = several(labels, "label")
+    return [labels] if listed is None else listed  # type: ignore[list-item]
 
 
-def _resolve(label: Label, spec: FlowSpec) -> int | None:
+def _resolve(given: Label, spec: FlowSpec) -> int | None:
+    label: Label = plain(given)
     if label is None or (isinstance(label, str) and _is_none(label, spec)):
         return None
     if not isinstance(label, str):
@@ -61,12 +69,10 @@ def _is_none(text: str, spec: FlowSpec) -> bool:
 
 
 def _to_int(label: SupportsIndex) -> int:
-    try:
-        if not isinstance(label, bool):
-            return index(label)
-    except TypeError:
-        pass
-    raise UsageError(f"the label {label!r} is neither a class name nor a whole number")
+    number = as_index(label)
+    if number is None:
+        raise UsageError(f"the label {show(label)} is neither a class name nor a whole number")
+    return number
 
 
 def _check_number(number: int, spec: FlowSpec) -> int | None:
@@ -107,3 +113,55 @@ def _resolve_name(text: str, spec: FlowSpec) -> int:
     else:
         hint = f"it has {', '.join(spec.class_names[:20])}{', ...' * (len(names) > 20)}"
     raise UsageError(f"this model has no class {text!r}: {hint}")
+
+
+def read_label_names(path: Path) -> tuple[str, ...]:
+    """Class names from a file, one a line, in the order of their numbers.
+
+    UTF-8 with or without a byte order mark; line ends of any system; empty lines at the end do not
+    count.
+
+    Raises:
+        UsageError: the file cannot be read, or holds a name that cannot be typed.
+    """
+    check_readable(path, "--label-names")
+    what = f"--label-names {path}"
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_NAMES_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{what} cannot be read: {reason}") from error
+    if len(data) > MAX_NAMES_BYTES:
+        raise UsageError(f"{what} has more than {MAX_NAMES_BYTES:,} bytes: expected names alone")
+    text = _decode(data, what)
+    lines = [line.strip() for line in re.split("\r\n|\n|\r", text.rstrip())]
+    if not any(lines):
+        raise UsageError(f"{what} holds no names: expected one a line")
+    _check_names(lines, what)
+    return tuple(lines)
+
+
+def _decode(data: bytes, what: str) -> str:
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in data:
+        raise UsageError(
+            f"{what} is UTF-16 or no text: save it as UTF-8 (in Notepad: Save as, Encoding; in "
+            "PowerShell: Out-File -Encoding utf8)"
+        )
+    try:
+        return data.removeprefix(BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        byte = f"byte 0x{data[error.start]:02x}"
+        raise UsageError(f"{what}, line {line}: {byte} is not UTF-8, save it as UTF-8") from error
+
+
+def _check_names(names: Sequence[str], what: str) -> None:
+    """Two classes may share a name, as ImageNet's cranes do: then ``--label`` takes the number."""
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise UsageError(
+                f"{what}, line {number}: empty, expected the name of class {number - 1}"
+            )
+        if not name.isprintable():
+            raise UsageError(f"{what}, line {number}: {name[:40]!a} is not printable")

@@ -13,6 +13,7 @@ from .errors import UsageError
 from .normal import normals
 from .philox import words
 from .spec import TrainingNoise
+from .values import check_seed
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -20,6 +21,10 @@ NoiseChoice = Literal["none", "train"]
 # Domains of the noise stream; 0 is the latent noise of generation.
 GAUSSIAN_DOMAIN, UNIFORM_DOMAIN = 1, 2
 DATA_SCALE = "256 levels over [-1, 1]"
+MEANING = (
+    "this compares models, precisions or labels on the same pictures; it cannot tell whether a "
+    "picture is like the training data: plain black, white or grey ones often score best"
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def add_training_noise(images: Floats, training: TrainingNoise, seed: int) -> Fl
             "the bundle does not say which noise the model was trained with: export it again with "
             "--noise-std, or score with --noise none"
         )
+    seed = check_seed(seed, "noise_seed", len(images))
     shape, size = images.shape[1:], images[0].size
     if training.kind == "gaussian":
         assert training.std is not None

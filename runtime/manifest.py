@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,10 +10,13 @@ from typing import Any, Literal
 from .errors import BundleError
 from .schema import from_json, parse_json, to_json
 from .spec import FlowSpec
+from .text import portable_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 EngineName = Literal["onnx", "executorch", "coreml"]
+_WEIGHTS = ", weights "
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,29 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint that was exported; ``num_parameters`` counts trainable ones."""
+    """The checkpoint that was exported.
+
+    Attributes:
+        file: its name, with the weights that were taken where it holds several models
+            (``x.pth, weights ema``).
+        sha256: of the file; of a checkpoint in parts what ``sha256sum PARTS | sha256sum`` prints.
+        num_parameters: trainable ones.
+    """
 
     file: str
     sha256: str
     licence: str | None
     num_parameters: int | None = None
+
+    @property
+    def weights(self) -> str | None:
+        """Which model of the file was taken, where it holds several."""
+        return self.file.rpartition(_WEIGHTS)[2] if _WEIGHTS in self.file else None
+
+
+def weights_label(file: str, weights: str | None) -> str:
+    """``Source.file`` for one of the models in a checkpoint's file."""
+    return file if weights is None else f"{file}{_WEIGHTS}{weights}"
 
 
 @dataclass(frozen=True)
@@ -158,7 +179,8 @@ class Manifest:
     golden: Golden
 
     def dumps(self) -> str:
-        return json.dumps(to_json(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(to_json(self), indent=1, ensure_ascii=False, allow_nan=False)
+        return portable_json(text) + "\n"
 
     @staticmethod
     def loads(text: str) -> Manifest:
@@ -179,6 +201,23 @@ class Manifest:
                 "that this flowship reads: update flowship"
             )
         return from_json(Manifest, data, MANIFEST)
+
+    @staticmethod
+    def decode(data: bytes) -> Manifest:
+        """The file's bytes, as loads().
+
+        Raises:
+            BundleError: as loads(), or the text is not UTF-8 as it was written.
+        """
+        if data.startswith(_BYTE_ORDER_MARKS):
+            raise BundleError(
+                f"{MANIFEST} begins with a byte order mark: an editor changed it, copy or export "
+                "the bundle again"
+            )
+        try:
+            return Manifest.loads(data.decode())
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{MANIFEST} is not UTF-8: {error}") from error
 
     @property
     def precisions(self) -> dict[str, tuple[str, ...]]:

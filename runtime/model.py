@@ -76,14 +76,20 @@ def to_block_order(x: Floats, block: ARBlock) -> Floats:
     return copied
 
 
+_ADVICE = {  # what gives other numbers; the rest is drawn from seeds
+    "encoding": "are its pixels within [-1, 1]? In another precision than fp32, try fp32",
+    "denoising": "try the precision fp32",
+}
+
+
 def check_finite(x: Floats, block: ARBlock, first_picture: int, what: str) -> None:
     """Raise NonFiniteError, naming block, patch and picture, if [N, T, D] holds NaN or infinity."""
     finite = np.isfinite(x).all(axis=2)
     if finite.all():
         return
     picture, patch = np.argwhere(~finite)[0]
+    advice = _ADVICE.get(what, "try another seed, a smaller guidance or the precision fp32")
     raise NonFiniteError(
         f"{what} gave NaN or infinity in {block.name} at patch {patch} of {x.shape[1]} (in the "
-        f"block's order), picture {first_picture + picture}: try another seed, a smaller guidance "
-        "or the precision fp32"
+        f"block's order), picture {first_picture + picture}: {advice}"
     )

@@ -58,7 +58,7 @@ def measure_peak(task: PeakTask) -> int | None:
     command = [sys.executable, "-m", __name__, json.dumps(asdict(task))]
     failed = f"measuring the peak memory of {task.engine} {task.precision} failed"
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise EngineError(f"{failed}: no process can be started ({error})") from error
     if ran.returncode:

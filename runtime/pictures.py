@@ -11,19 +11,17 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from .atomic import atomic_file
 from .errors import FlowshipError, UsageError
 from .images import Floats, from_uint8
-from .prepare import prepare
+from .input_paths import check_readable
+from .picture_files import FORMATS, PathLike, decode_picture, find_files
+from .prepare import Prepared
 from .spec import FlowSpec, ImageSpec
 
-PathLike = str | os.PathLike[str]
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # pillow's decoders that a file may reach
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_SUFFIXES = (*PICTURE_SUFFIXES, ".npy")
+MAX_LATENTS = 100_000  # of a .npz: as many as one command makes pictures
+_CHUNK_VALUES = 1 << 22  # of an array in a file, looked through in parts
 
 
 def read_images(paths: Sequence[PathLike], spec: ImageSpec) -> Iterator[tuple[str, Floats]]:
@@ -42,11 +40,16 @@ def read_images(paths: Sequence[PathLike], spec: ImageSpec) -> Iterator[tuple[st
     Raises:
         UsageError: nothing to read, or a file that cannot be; the message names it.
     """
-    for path in _find_files(paths):
-        if path.suffix.lower() == ".npy":
-            yield str(path), _read_npy_images(path, spec)
+    for path in find_files(paths):
+        if is_array(path):
+            yield str(path), to_images(str(path), map_npy(path), spec)
         else:
             yield str(path), read_picture(path, spec)[None]
+
+
+def is_array(path: PathLike) -> bool:
+    """Whether a file is a ``.npy`` by its name."""
+    return Path(path).suffix.lower() == ".npy"
 
 
 def read_picture(path: PathLike, spec: ImageSpec) -> Floats:
@@ -55,9 +58,16 @@ def read_picture(path: PathLike, spec: ImageSpec) -> Floats:
     Raises:
         UsageError: it cannot be read.
     """
+    return read_prepared(path, spec)[0]
+
+
+def read_prepared(path: PathLike, spec: ImageSpec) -> tuple[Floats, Prepared]:
+    """The same with what was done to the picture."""
+    check_readable(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path} is not a regular file")  # a pipe would be waited for
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return prepare(image, spec)
+        return decode_picture(path, spec)
     except FlowshipError as error:
         raise UsageError(f"{path}: {error}") from error
     # Decoders answer damaged files with OSError, SyntaxError, struct.error, MemoryError, ...
@@ -91,21 +101,32 @@ def read_labelled(
     return np.concatenate(found), None
 
 
-def read_latents(path: PathLike, spec: FlowSpec) -> Floats:
-    """Latents or noise from a ``.npy`` of float32 or float64 [N, T, D].
+def read_latents(path: PathLike, spec: FlowSpec, name: str = "noise") -> Floats:
+    """Latents or noise from a ``.npy`` of float32 or float64 [N, T, D], or a ``.npz``'s ``name``.
 
     Raises:
         UsageError: another shape or type, not finite, or not a ``.npy``.
     """
-    T, D = spec.image.num_patches, spec.image.patch_dim
-    array = _map_npy(Path(path))
-    if array.ndim != 3 or array.shape[1:] != (T, D):
-        raise UsageError(f"{path} has the shape {_show(array.shape)}, expected [N, {T}, {D}]")
+    is_npz = Path(path).suffix.lower() == ".npz"
+    shape = spec.latents[0].shape
+    array = _read_member(Path(path), name, shape) if is_npz else map_npy(Path(path))
+    return to_latents(str(path), array, spec)
+
+
+def to_latents(name: str, given: npt.ArrayLike, spec: FlowSpec) -> Floats:
+    """Latents from floats [N, T, D] in a file or an array; ``name`` begins what is said of them.
+
+    Raises:
+        UsageError: another shape or type, or not finite.
+    """
+    array, (T, D) = _as_array(name, given), spec.latents[0].shape
     if array.dtype.kind != "f":
-        raise UsageError(f"{path} holds {array.dtype}, expected float32")
+        raise UsageError(f"{name} holds {array.dtype}, expected float32")
+    if array.ndim != 3 or array.shape[1:] != (T, D):
+        raise UsageError(f"{name} has the shape {_show(array.shape)}, expected [N, {T}, {D}]")
     if not len(array):
-        raise UsageError(f"{path} holds no latents")
-    return _finite_float32(path, array)
+        raise UsageError(f"{name} holds no latents")
+    return _float32(_check_finite(name, array))
 
 
 def write_array(path: PathLike, array: npt.NDArray[Any]) -> None:
@@ -116,70 +137,81 @@ def write_array(path: PathLike, array: npt.NDArray[Any]) -> None:
     """
     if array.dtype.kind == "f":
         array = array.astype("<f4")
+    array = np.ascontiguousarray(array)
     with atomic_file(path) as file:
-        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-
-
-# ---- files --------------------------------------------------------------------------------------
-
-
-def _find_files(paths: Sequence[PathLike]) -> Iterator[Path]:
-    if not paths:
-        raise UsageError(f"no pictures: name files or folders ({' '.join(_SUFFIXES)})")
-    for path in map(Path, paths):
-        if path.is_dir():
-            yield from _find_in_folder(path)
-        elif path.suffix.lower() in _SUFFIXES:
-            yield path
-        else:
-            raise UsageError(f"{path} is no picture by its name: expected {' '.join(_SUFFIXES)}")
-
-
-def _find_in_folder(folder: Path) -> list[Path]:
-    found = [
-        Path(place, name)
-        for place, _, names in os.walk(folder)  # links to folders are not followed
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES
-    ]
-    if not found:
-        raise UsageError(f"the folder {folder} has no pictures ({' '.join(_SUFFIXES)})")
-    return sorted(found)
+        # np.save() gives no reason where a disk is full
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 # ---- arrays -------------------------------------------------------------------------------------
 
 
-def _map_npy(path: Path) -> npt.NDArray[Any]:
-    """A .npy mapped into memory: its shape is known before its data is read."""
+def map_npy(path: Path) -> npt.NDArray[Any]:
+    """A .npy mapped into memory: its shape is known before its data is read.
+
+    Raises:
+        UsageError: it is not there, or no .npy that numpy maps.
+    """
+    check_readable(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise UsageError(f"{path} cannot be read as .npy: {error}") from error
 
 
-def _read_npy_images(path: Path, spec: ImageSpec) -> Floats:
-    return _to_images(path, _map_npy(path), spec)
+def to_images(name: str, given: npt.ArrayLike, spec: ImageSpec) -> Floats:
+    """[N, C, H, W] float32 from an array in a file or in memory: one rule for both.
+
+    Raises:
+        UsageError: see view_images().
+    """
+    return scale_images(view_images(name, given, spec))
 
 
-def _to_images(path: Path, array: npt.NDArray[Any], spec: ImageSpec) -> Floats:
-    images = _channels_first(path, array, spec)
+def view_images(name: str, given: npt.ArrayLike, spec: ImageSpec) -> npt.NDArray[Any]:
+    """The pictures in an array as [N, C, H, W], checked and not yet copied.
+
+    Floats are in [-1, 1] (any finite value is taken), uint8 are 8-bit levels; see read_images()
+    for the layouts. ``name`` begins what is said of them.
+
+    Raises:
+        UsageError: another shape or type, not finite, or whole numbers that look like levels.
+    """
+    array = _as_array(name, given)
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise UsageError(f"{name} holds {array.dtype}, expected uint8, or float32 in [-1, 1]")
+    images = _channels_first(name, array, spec)
     if not len(images):
-        raise UsageError(f"{path} holds no pictures")
-    if array.dtype == np.uint8:
-        return from_uint8(images)
-    if array.dtype.kind != "f":
-        raise UsageError(f"{path} holds {array.dtype}, expected uint8, or float32 in [-1, 1]")
-    floats = _finite_float32(path, images)
-    if floats.size and floats.max() > 1.5 and (floats == np.rint(floats)).all():
-        raise UsageError(
-            f"{path} holds whole numbers up to {floats.max():g}: save 8-bit levels as uint8, or "
-            "scale them to [-1, 1]"
-        )
-    return floats
+        raise UsageError(f"{name} holds no pictures")
+    if array.dtype != np.uint8:
+        _check_levels(name, _check_finite(name, images))
+    return images
 
 
-def _channels_first(path: Path, array: npt.NDArray[Any], spec: ImageSpec) -> npt.NDArray[Any]:
+def count_images(name: str, array: npt.NDArray[Any], spec: ImageSpec) -> int:
+    """Pictures in an array, by its shape alone."""
+    return len(_channels_first(name, array, spec))
+
+
+def scale_images(images: npt.NDArray[Any]) -> Floats:
+    """What view_images() gave, or a part of it, as float32 in [-1, 1]."""
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(from_uint8(images))
+    return _float32(images)
+
+
+def _as_array(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise UsageError(f"{name} has masked values: fill them first")
+    try:
+        return np.asarray(given)
+    # Ragged lists; tensors on a GPU or with gradients; whatever an object's __array__ raises.
+    except Exception as error:
+        raise UsageError(f"{name} cannot be read as numbers: {error}") from error
+
+
+def _channels_first(name: str, array: npt.NDArray[Any], spec: ImageSpec) -> npt.NDArray[Any]:
     """[N, C, H, W] from any layout that fits the model; the first that fits is meant."""
     C, H, W = spec.shape
     shape, levels = array.shape, array.dtype == np.uint8
@@ -192,17 +224,37 @@ def _channels_first(path: Path, array: npt.NDArray[Any], spec: ImageSpec) -> npt
     if levels and shape[-3:] == (H, W, C) and array.ndim in (3, 4):
         return np.moveaxis(array, -1, -3).reshape(-1, C, H, W)
     raise UsageError(
-        f"{path} has the shape {_show(shape)}, expected [N, {C}, {H}, {W}] (float32 in [-1, 1] or "
+        f"{name} has the shape {_show(shape)}, expected [N, {C}, {H}, {W}] (float32 in [-1, 1] or "
         f"uint8) or [N, {H}, {W}, {C}] (uint8)"
     )
 
 
-def _finite_float32(path: PathLike, array: npt.NDArray[Any]) -> Floats:
-    with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which is refused below
-        values: Floats = np.array(array, np.float32, order="C")
-    if not np.isfinite(values).all():
-        raise UsageError(f"{path} holds NaN or infinity (or numbers beyond float32)")
-    return values
+def _parts(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Rows of an array that may be larger than memory."""
+    rows = max(1, _CHUNK_VALUES // max(1, prod(array.shape[1:])))
+    return (array[i : i + rows] for i in range(0, len(array), rows))
+
+
+def _check_finite(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not all(np.isfinite(_float32(part)).all() for part in _parts(array)):
+        raise UsageError(f"{name} holds NaN or infinity (or numbers beyond float32)")
+    return array
+
+
+def _check_levels(name: str, images: npt.NDArray[Any]) -> None:
+    """Whole numbers beyond [-1, 1] are levels of 0 to 255 that somebody made floats."""
+    if all((part == np.rint(part)).all() for part in _parts(images)):
+        largest = max(float(part.max()) for part in _parts(images))
+        if largest > 1.5:
+            raise UsageError(
+                f"{name} holds whole numbers up to {largest:g}: save 8-bit levels as uint8, or "
+                "scale them to [-1, 1]"
+            )
+
+
+def _float32(array: npt.NDArray[Any]) -> Floats:
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which is refused
+        return np.array(array, np.float32, order="C")
 
 
 def _show(shape: tuple[int, ...]) -> str:
@@ -213,6 +265,7 @@ def _show(shape: tuple[int, ...]) -> str:
 
 
 def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[int, ...] | None]:
+    check_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = set(archive.namelist())
@@ -228,8 +281,10 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path} cannot be read as .npz: {error}") from error
-    pictures = _to_images(path, images, spec)
+    pictures = to_images(str(path), images, spec)
     if labels is None:
+        return pictures, None
+    if labels.dtype.kind == "i" and (labels == -1).all():  # as generate writes pictures of no class
         return pictures, None
     if labels.shape != (len(pictures),) or labels.dtype.kind not in "iu":
         raise UsageError(
@@ -239,8 +294,25 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
     return pictures, tuple(int(label) for label in labels)
 
 
-def _read_rows(file: IO[bytes], limit: int) -> npt.NDArray[Any]:
-    """The first rows of a .npy stream; the others are never unpacked."""
+def _read_member(path: Path, name: str, row: tuple[int, ...]) -> npt.NDArray[Any]:
+    check_readable(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                raise UsageError(f"{path} has no array {name!r}")
+            with archive.open(f"{name}.npy") as file:
+                found = _read_rows(file, MAX_LATENTS + 1, row)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path} cannot be read as .npz: {error}") from error
+    if len(found) > MAX_LATENTS:
+        raise UsageError(f"{path} holds more than {MAX_LATENTS:,} latents")
+    return found
+
+
+def _read_rows(file: IO[bytes], limit: int, row: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
+    """The first rows of a .npy stream, each of the shape ``row``; the others are never unpacked."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"format version {version}")
@@ -248,6 +320,8 @@ def _read_rows(file: IO[bytes], limit: int) -> npt.NDArray[Any]:
     shape, fortran_order, dtype = first[version[0] - 1](file)
     if fortran_order or dtype.hasobject or not shape:
         raise ValueError("objects, scalars and Fortran order are not read")
+    if row is not None and shape[1:] != row:
+        raise ValueError(f"the shape is {_show(shape)}, expected [N, {_show(row)[1:]}")
     rows = min(limit, shape[0])
     count = rows * prod(shape[1:])
     data = file.read(count * dtype.itemsize)

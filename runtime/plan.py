@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from .errors import UsageError
 from .schema import from_json, parse_json, to_json
 from .spec import MAX_PATCHES
+from .values import as_real, real, show, whole
+
+T = TypeVar("T")
 
 PLAN = "plan.json"
 DEFAULT_TOLERANCE = 1e-5  # float32; a smaller one never settles because of rounding
@@ -32,14 +38,15 @@ class Plan:
     min_committed: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lengths = [*self.windows.values(), *self.guided_windows.values()]
-        for length in lengths:
-            if not 1 <= length <= MAX_PATCHES:
-                raise ValueError(
-                    f"a window of {str(length)[:40]} patches, expected 1 to {MAX_PATCHES}"
-                )
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance is {self.tolerance}, expected a number from 0 up")
+        put = object.__setattr__  # frozen for everybody else
+        put(self, "windows", _windows(self.windows))
+        put(self, "guided_windows", _windows(self.guided_windows))
+        tolerance = as_real(self.tolerance)
+        if tolerance is None or tolerance < 0:
+            raise UsageError(f"tolerance is {show(self.tolerance)}, expected a number from 0 up")
+        put(self, "tolerance", tolerance)
+        needed = _by_stage(self.min_committed, "min_committed").items()
+        put(self, "min_committed", {s: real(v, "min_committed") for s, v in needed})
 
     @staticmethod
     def uniform(stages: list[str], window: int, tolerance: float = DEFAULT_TOLERANCE) -> Plan:
@@ -59,6 +66,20 @@ class Plan:
         ]
         parts = [*named, self.tolerance, sorted(self.min_committed.items())]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _by_stage(given: Mapping[str, T], what: str) -> dict[str, T]:
+    if not isinstance(given, Mapping) or not all(isinstance(stage, str) for stage in given):
+        raise UsageError(f"{what} {show(given)} is not a dictionary by stage name")
+    return {str(stage): value for stage, value in given.items()}
+
+
+def _windows(given: Mapping[str, int]) -> dict[str, int]:
+    lengths = {s: whole(length, "a window of") for s, length in _by_stage(given, "windows").items()}
+    for length in lengths.values():
+        if not 1 <= length <= MAX_PATCHES:
+            raise UsageError(f"a window of {str(length)[:40]} patches, expected 1 to {MAX_PATCHES}")
+    return lengths
 
 
 @dataclass(frozen=True)

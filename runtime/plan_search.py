@@ -182,7 +182,9 @@ def _timed(model: Model, candidate: Candidate, plan: Plan) -> Candidate:
         if sequential_seconds(options) <= LONG_PICTURE:
             flows = [Flow(model.bundle, model.engine, p) for p in (plan, Plan())]
             first, second = time_pictures(flows, bool(guided))
-            if first >= second:
+            if not any(o.chosen and o.window > 1 for o in options):
+                first = second = min(first, second)  # both are sequential sampling
+            elif first >= second:
                 first, options = second, with_windows(options, {})
             seconds = [first, second]
         kept.append(options)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngInfo
 
 from .atomic import atomic_file
 from .errors import UsageError
 from .images import Bytes, grid, grid_columns
+from .input_paths import check_readable
 from .recipe import Recipe
+from .recipe_text import KEY, MAX_TEXT, BadFile, find_recipe
 
-RECIPE_KEY = "flowship"
-_MAX_TEXT = 4 << 20  # characters of a recipe that is read
 _COMPRESS_LEVEL = 6  # zlib's default, stated so that the same pixels give the same bytes
 
 
@@ -35,20 +35,30 @@ def encode_png(
     Raises:
         UsageError: no pictures, or pictures that are neither grey nor RGB.
     """
+    image = sheet_of(pictures, columns, "PNG")
+    text, file = PngInfo(), io.BytesIO()
+    if recipe:
+        _add_recipe(text, with_columns(recipe, len(pictures), columns))
+    image.save(file, "PNG", pnginfo=text, compress_level=_COMPRESS_LEVEL)
+    return file.getvalue()
+
+
+def sheet_of(pictures: Bytes, columns: int | None, kind: str) -> Image.Image:
+    """One picture or a grid, for a file of the format ``kind``."""
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
         shape = ", ".join(map(str, pictures.shape))
         raise UsageError(
-            f"a PNG holds grey or RGB pictures (uint8 [N, 1 or 3, H, W]), not {pictures.dtype} "
+            f"a {kind} holds grey or RGB pictures (uint8 [N, 1 or 3, H, W]), not {pictures.dtype} "
             f"[{shape}]: write a .npy"
         )
-    columns = grid_columns(len(pictures)) if columns is None else columns
     sheet = grid(pictures, columns)
-    image = Image.fromarray(sheet[0] if len(sheet) == 1 else sheet.transpose(1, 2, 0))
-    text, file = PngInfo(), io.BytesIO()
-    if recipe:
-        _add_recipe(text, replace(recipe, columns=columns if len(pictures) > 1 else None))
-    image.save(file, "PNG", pnginfo=text, compress_level=_COMPRESS_LEVEL)
-    return file.getvalue()
+    return Image.fromarray(sheet[0] if len(sheet) == 1 else sheet.transpose(1, 2, 0))
+
+
+def with_columns(recipe: Recipe, num_pictures: int, columns: int | None) -> Recipe:
+    """The recipe of a file of so many pictures."""
+    columns = grid_columns(num_pictures) if columns is None else columns
+    return replace(recipe, columns=columns if num_pictures > 1 else None)
 
 
 def write_png(
@@ -70,25 +80,27 @@ def write_png(
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe in a PNG that flowship wrote; the pixels are not decoded.
+    """The recipe in a PNG, JPEG, WebP or .npz that flowship wrote; the pixels are not decoded.
 
     Raises:
-        UsageError: not a PNG, without a recipe, or with one that is damaged or too new.
+        UsageError: another kind of file, without a recipe, or with one that is damaged or too new.
     """
+    check_readable(path)
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            assert isinstance(image, PngImageFile)
-            text = image.info.get(RECIPE_KEY)
-    # Decoders answer damaged files with OSError, SyntaxError, ValueError, struct.error, ...
-    except Exception as error:
-        raise UsageError(f"{path} cannot be read as a PNG: {error}") from error
-    if not isinstance(text, str):
+        with open(path, "rb") as file:
+            kind, text = find_recipe(file)
+    except BadFile as error:
+        raise UsageError(f"{path} cannot be read as a {error.args[1]}: {error.args[0]}") from error
+    except OSError as error:
+        problem = error.strerror or error
+        raise UsageError(f"{path} cannot be read as a PNG, JPEG or WebP: {problem}") from error
+    if text is None:
         raise UsageError(
             f"{path} has no flowship recipe: flowship did not write it, or a program that changed "
-            "the picture left the text out"
+            f"the {'file' if kind == '.npz' else 'picture'} left the text out"
         )
-    if len(text) > _MAX_TEXT:
-        raise UsageError(f"{path}: its recipe has {len(text):,} characters, at most {_MAX_TEXT:,}")
+    if len(text) > MAX_TEXT:
+        raise UsageError(f"{path}: its recipe has {len(text):,} characters, at most {MAX_TEXT:,}")
     try:
         return Recipe.loads(text)
     except UsageError as error:
@@ -96,6 +108,6 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def _add_recipe(text: PngInfo, recipe: Recipe) -> None:
-    text.add_text(RECIPE_KEY, recipe.dumps())
+    text.add_text(KEY, recipe.dumps())
     text.add_text("Software", f"flowship {recipe.flowship_version}")
     text.add_itxt("Description", recipe.description)  # iTXt: a name may not be Latin-1

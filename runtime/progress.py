@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TextIO
+
+
+def say(text: str) -> None:
+    """A line on stderr. Where nobody can read it any more, the work still counts."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class ProgressLine:
@@ -35,21 +42,25 @@ class ProgressLine:
         """Print a line that stays."""
         if self._enabled:
             self.clear()
-            print(text, file=self._stream, flush=True)
+            self._write(f"{text}\n")
 
     def clear(self) -> None:
         """Take the line away."""
         if self._terminal and self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
+            self._write("\r" + " " * self._width + "\r")
             self._width = 0
 
     def _show(self, line: str) -> None:
         if not self._terminal:
-            print(line, file=self._stream, flush=True)
+            self._write(f"{line}\n")
             return
-        self._stream.write("\r" + line.ljust(self._width))
-        self._stream.flush()
+        self._write("\r" + line.ljust(self._width))
         self._width = len(line)
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # as in say()
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def format_seconds(seconds: float) -> str:

@@ -5,20 +5,49 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .errors import BundleError, UsageError
-from .guidance import GuideWhat
+from .guidance import GUIDE_WHAT, GuideWhat
 from .hashing import is_sha256
 from .plan import Plan
 from .schema import from_json, parse_json, to_json
+from .values import check_seed, flag, real, several, whole, word
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2  # the newest that is read; what says nothing of it is written as version 1
 PHILOX_NOISE = "philox4x32-10/as241"
 MAX_PICTURES = 1 << 16
+MAX_STEPS = 1000  # from one end to the other
 
 _ENGINE_WORDS = ("engine", "engine_version", "device", "precision")
-_PLAIN = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_PLAIN = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+
+
+@dataclass(frozen=True)
+class Between:
+    """Noise on the way from one end to another, both included.
+
+    Attributes:
+        steps: how many pictures lie on it.
+        seeds: of the ends; none where they were latents.
+        latents_sha256: of the ends' float32 noise [2, T, D] where they were latents, in the file
+            beside the picture.
+        rule: how the noise turns from one to the other.
+    """
+
+    steps: int
+    seeds: tuple[int, ...] = ()
+    latents_sha256: str | None = None
+    rule: Literal["slerp"] = "slerp"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.steps <= MAX_STEPS:
+            raise ValueError(f"{self.steps} steps, expected 2 to {MAX_STEPS}")
+        if self.latents_sha256 is not None and not is_sha256(self.latents_sha256):
+            raise ValueError(f"latents_sha256 is {self.latents_sha256[:80]!r}, expected a sha256")
+        if len(self.seeds) != (0 if self.latents_sha256 else 2):
+            raise ValueError(f"{len(self.seeds)} seeds, expected two, or latents_sha256")
+        _check_seeds(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -38,6 +67,7 @@ class Recipe:
         noise: ``philox4x32-10/as241``, or the sha256 of the float32 noise that was given instead.
         columns: pictures in a row of the grid; None is one picture.
         recipe_version: a newer one is refused, since it may say things that this program ignores.
+        between: how the noise came about, where it lies between two ends (version 2).
     """
 
     flowship_version: str
@@ -58,41 +88,72 @@ class Recipe:
     noise: str = PHILOX_NOISE
     columns: int | None = None
     plan: Plan = field(default_factory=Plan)
-    recipe_version: int = RECIPE_VERSION
+    recipe_version: int = 1
+    between: Between | None = None
 
     def __post_init__(self) -> None:
+        self._make_plain()
         self._check_words()
         self._check_pictures()
         if not self.attn_temp > 0 or not self.guidance >= 0:
-            raise ValueError(
+            raise UsageError(
                 f"guidance is {self.guidance} and attn_temp {self.attn_temp}, expected numbers "
                 "from 0 up and above 0"
             )
         if self.columns is not None and self.columns < 1:
-            raise ValueError(f"columns is {self.columns}, expected 1 or more")
+            raise UsageError(f"columns is {self.columns}, expected 1 or more")
+
+    def _make_plain(self) -> None:
+        """Whatever numbers were given: what is written is JSON."""
+        seeds = several(self.seeds, "seeds") or []
+        labels = several(self.labels, "labels") or []
+        plain = {
+            "seeds": tuple(check_seed(seed) for seed in seeds),
+            "labels": tuple(None if label is None else whole(label, "label") for label in labels),
+            "guidance": real(self.guidance, "guidance"),
+            "guide_what": word(self.guide_what, GUIDE_WHAT, "guide_what"),
+            "annealed_guidance": flag(self.annealed_guidance, "annealed_guidance"),
+            "attn_temp": real(self.attn_temp, "attn_temp"),
+            "denoise": flag(self.denoise, "denoise"),
+            "columns": None if self.columns is None else whole(self.columns, "columns"),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
 
     def _check_words(self) -> None:
         for name in ("bundle_sha256", "plan_sha256"):
             if not is_sha256(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected a sha256")
+                raise UsageError(f"{name} is {getattr(self, name)[:80]!r}, expected a sha256")
         for name in ("flowship_version", "bundle", *_ENGINE_WORDS):
-            # They are printed: no control characters of a terminal.
+            # They are printed and stored: no control characters of a terminal, no half letters.
             if not _PLAIN.fullmatch(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)[:80]!r}, expected a short name")
+                raise UsageError(f"{name} is {getattr(self, name)[:80]!r}, expected a short name")
 
     def _check_pictures(self) -> None:
         if self.noise != PHILOX_NOISE and not is_sha256(self.noise):
-            raise ValueError(f"noise is {self.noise[:80]!r}, expected {PHILOX_NOISE} or a sha256")
+            raise UsageError(f"noise is {self.noise[:80]!r}, expected {PHILOX_NOISE} or a sha256")
         if not 1 <= len(self.seeds) <= MAX_PICTURES or len(self.labels) != len(self.seeds):
-            raise ValueError(
+            raise UsageError(
                 f"{len(self.seeds)} seeds and {len(self.labels)} labels, expected the same number "
                 f"from 1 to {MAX_PICTURES}"
             )
-        for seed in self.seeds:
-            if not 0 <= seed < 1 << 64:
-                raise ValueError(f"seed {seed} is not between 0 and 2^64 - 1")
+        if self.between is not None:
+            self._check_between(self.between)
         if any(label is not None and label < 0 for label in self.labels):
-            raise ValueError("a label is negative")
+            raise UsageError("a label is negative")
+
+    def _check_between(self, between: Between) -> None:
+        if self.recipe_version < 2 or self.noise == PHILOX_NOISE:
+            raise ValueError("between needs recipe_version 2 and the noise's sha256")
+        if max(self.seeds) >= between.steps:
+            raise ValueError(f"picture {max(self.seeds)} of {between.steps} steps")
+
+    @property
+    def kind(self) -> str:
+        """What the numbers in ``seeds`` are."""
+        if self.noise == PHILOX_NOISE:
+            return "seed"
+        return "step" if self.between else "given noise"
 
     @property
     def description(self) -> str:
@@ -105,7 +166,14 @@ class Recipe:
 
     def dumps(self) -> str:
         """Compact ASCII JSON."""
-        return json.dumps(to_json(self), separators=(",", ":"), allow_nan=False)
+        return json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What dumps() writes; ``between`` is left out where there is none, as in version 1."""
+        found: dict[str, Any] = to_json(self)
+        if self.between is None:
+            del found["between"]
+        return found
 
     @staticmethod
     def loads(text: str) -> Recipe:
@@ -125,6 +193,12 @@ class Recipe:
             return from_json(Recipe, data, "recipe")
         except BundleError as error:
             raise UsageError(str(error)) from error
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> None:
+    for seed in seeds:
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed {seed} is not between 0 and 2^64 - 1")
 
 
 def _ranges(seeds: tuple[int, ...]) -> str:

@@ -58,29 +58,64 @@ def is_link(status: os.stat_result) -> bool:
 
 
 def regular_file(root: Path, relative: str, num_bytes: int) -> Path:
-    """``root / relative``, if it is a regular file of this size and nothing on the way is a link.
+    """``root / relative`` if it is a regular file of this size, or where a link to one ends.
 
-    The root itself may be reached through links. A program that changes the folder at the same time
-    is not guarded against.
+    Folders on the way must not be links; the root itself may be reached through them. Who asks
+    knows the file's hash, so a link opens nothing that the manifest does not name. A program that
+    changes the folder at the same time is not guarded against.
 
     Raises:
-        BundleError: it is missing, a link, not a file, or of another size.
+        BundleError: it is missing, not a file, of another size, or behind a linked folder.
     """
     check_relative(relative)
-    path = root
+    path, status = root, None
     for name in relative.split("/"):
+        if status and is_link(status):
+            raise BundleError(
+                f"{relative}: the folder {path.name!r} is a link, only files may be links in a "
+                "bundle: copy it with its links followed (cp -rL)"
+            )
         path = path / name
         try:
             status = path.lstat()
         except OSError as error:
             raise BundleError(f"{relative} is missing: {error.strerror}") from error
-        if is_link(status):
-            raise BundleError(f"{relative}: {name!r} is a link, a bundle holds only plain files")
+    assert status is not None
+    if is_link(status):
+        return _end_of_link(path, relative, num_bytes)
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{relative} is not a regular file")
     if status.st_size != num_bytes:
         raise BundleError(f"{relative} has {status.st_size:,} bytes, expected {num_bytes:,}")
     return path
+
+
+def _end_of_link(path: Path, relative: str, num_bytes: int) -> Path:
+    """As download caches lay files. What else a link ends in is not told: not even its size."""
+    status = status_behind(path, relative)
+    if status.st_size != num_bytes:
+        raise BundleError(
+            f"{relative} is a link to a file of another size than {num_bytes:,} bytes"
+        )
+    return path.resolve()
+
+
+def status_behind(link: Path, relative: str) -> os.stat_result:
+    """Of the regular file that a link ends in.
+
+    Raises:
+        BundleError: it ends in nothing, itself, a folder, a device or a pipe.
+    """
+    try:
+        status = link.stat()
+    except OSError as error:
+        raise BundleError(
+            f"{relative} is a link that leads nowhere ({error.strerror}): copy or download the "
+            "bundle again, with huggingface_hub into a folder of its own (local_dir=)"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{relative} is a link to something other than a regular file")
+    return status
 
 
 def walk_files(root: Path) -> Iterator[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from random import Random
 from statistics import median
 
 import numpy as np
@@ -44,8 +45,8 @@ def time_windows(
     with model.stage(block, [label], guidance) as stage:
         middle = (T - 1) // 2
         stage.step(np.ascontiguousarray(noise[:, :middle]), 0) if middle else None
-        for turn in range(turns + 1):
-            for window in windows:
+        for turn, order in enumerate(islice(orders(0, len(windows)), turns + 1)):
+            for window in (windows[number] for number in order):
                 x = noise[:, : window + MAX_BURST].copy()
                 found = _burst(_InTheMiddle(stage, middle, T), x, guidance, window)
                 samples[window] += found[len(found) // 2 :] if turn else []
@@ -60,21 +61,37 @@ def sequential_estimate(model: Model) -> float:
 
 def time_pictures(flows: Sequence[Flow], guided: bool, turns: int = TURNS) -> list[float]:
     """Median seconds of a whole picture with each flow's plan; the first turn is not counted."""
-    spec = flows[0].spec
-    noise = draw_noise([0], spec)
-    label = 0 if spec.num_classes else None
     samples: list[list[float]] = [[] for _ in flows]
-    for _ in range(turns + 1):
-        for flow, found in zip(flows, samples, strict=True):
-            start = time.perf_counter()
-            flow.decode(
-                noise,
-                label=label,
-                guidance=GUIDED.scale if guided else 0.0,
-                attn_temp=GUIDED.attn_temp if guided else 1.0,
-            )
-            found.append(time.perf_counter() - start)
+    for order in islice(orders(0, len(flows)), turns + 1):
+        for number in order:
+            samples[number].append(decode_once(flows[number], guided))
     return [median(found[1:]) for found in samples]
+
+
+def decode_once(flow: Flow, guided: bool) -> float:
+    """Seconds of one whole picture."""
+    noise, label = draw_noise([0], flow.spec), 0 if flow.spec.num_classes else None
+    start = time.perf_counter()
+    flow.decode(
+        noise,
+        label=label,
+        guidance=GUIDED.scale if guided else 0.0,
+        attn_temp=GUIDED.attn_temp if guided else 1.0,
+    )
+    return time.perf_counter() - start
+
+
+def orders(seed: int, count: int) -> Iterator[list[int]]:
+    """Orders of ``count`` things that take turns, one for each round: shuffled, then backwards.
+
+    Each is first as often as last, so that no place in the turn favours it.
+    """
+    rng = Random(seed)
+    while True:
+        order = list(range(count))
+        rng.shuffle(order)
+        yield order
+        yield order[::-1]
 
 
 class _InTheMiddle:

@@ -6,7 +6,6 @@ A flow needs no reference for most of this: decode(encode(x)) must return x.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -20,11 +19,13 @@ from .bundle import Bundle
 from .engines import EngineOptions, find_engine
 from .engines.base import Engine
 from .errors import BundleError, EngineError, MissingExtraError, NonFiniteError
-from .flow import Flow, default_plan, draw_noise, made_for
+from .extras import is_installed
+from .flow import Flow, draw_noise
 from .golden_steps import STEPS_LIMIT, golden_steps_errors, read_golden_steps
 from .images import max_abs_error, psnr_db, to_uint8
 from .model import Model
 from .normal import normals
+from .opening import default_plan, made_for
 from .spot_check import sample_prefixes
 
 Floats = npt.NDArray[np.float32]
@@ -80,7 +81,7 @@ def runnable_engines(bundle: Bundle) -> Iterator[tuple[str, str, str | None]]:
     for engine, precisions in bundle.manifest.precisions.items():
         name = "coreml-interpreter" if engine == "coreml" and sys.platform != "darwin" else engine
         package = packages.get(name, "coremltools" if name == "coreml" else "numpy")
-        missing = importlib.util.find_spec(package) is None
+        missing = not is_installed(package)
         for precision in precisions:
             yield name, precision, f"pip install 'flowship[{engine}]'" if missing else None
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,11 @@ from command_line import Terminal
 from filelock import FileLock
 from web_pages import ARGUMENTS, CHROMIUM, WEB_APP, need, opened, static_host
 
-from flowship.export.families.tarflow import ConfigOverrides
-from flowship.export.pipeline import export_checkpoint
-from flowship.export.request import ExportRequest
-from flowship.export.targets import TargetOptions
 from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from flowship.export.families.tarflow import ConfigOverrides
 
 GOLDEN = Path(__file__).parent / "golden"
 CONDITIONAL = "tiny_cond_model_4_128_3_2_0.05"
@@ -61,6 +60,7 @@ def flowship(
 ) -> Terminal:
     """The command line, in an empty folder and with no plans saved by this machine's user."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("FLOWSHIP_TRACEBACK", "1")  # a mistake of ours is no refusal
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -72,23 +72,34 @@ Exporter = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Exporter:
-    """export(checkpoint, targets, precisions=()) -> bundle folder; each is made once."""
+    """export(checkpoint, targets, precisions=()) -> bundle folder; each is made once.
+
+    ``make oldest`` has them made by other versions, in the folder that FLOWSHIP_BUNDLES names.
+    """
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "bundles"
+    given = os.environ.get("FLOWSHIP_BUNDLES")
+    folder = Path(given or (base if worker_id == "master" else base.parent) / "bundles")
     folder.mkdir(exist_ok=True)
 
     def export(
         checkpoint: Path,
         targets: tuple[str, ...] = ("onnx",),
         precisions: tuple[str, ...] = (),
-        overrides: ConfigOverrides = ConfigOverrides(),  # noqa: B008 (frozen)
+        overrides: ConfigOverrides | None = None,
         **options: Any,
     ) -> Path:
         words = [checkpoint.stem, *targets, *precisions, *map(str, options.values())]
         path = folder / ("-".join(words).replace(" ", "") + ".flowship")
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                request = ExportRequest(targets, precisions, overrides, TargetOptions(**options))
+                pytest.importorskip("torch", reason=f"{path.name} was not made before")
+                from flowship.export.families.tarflow import ConfigOverrides
+                from flowship.export.pipeline import export_checkpoint
+                from flowship.export.request import ExportRequest
+                from flowship.export.targets import TargetOptions
+
+                own = overrides or ConfigOverrides()
+                request = ExportRequest(targets, precisions, own, TargetOptions(**options))
                 export_checkpoint(checkpoint, path, request, ProgressLine(enabled=False))
         return path
 

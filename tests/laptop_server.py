@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowship.apps.server import create_app
 from flowship.apps.server.addresses import listen
+from flowship.apps.server.app import create_app
 from flowship.apps.server.guard import Hosts
 from flowship.apps.server.jobs import JobQueue
 from flowship.apps.server.models import EngineChoice, Models
@@ -59,7 +59,7 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
 
     def ask(
         self,

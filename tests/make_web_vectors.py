@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import copy
 import json
+import zipfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -17,13 +22,15 @@ from PIL import Image
 from flowship.runtime import BundleError, Flow
 from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.bundle_rules import check_manifest
+from flowship.runtime.bundle_zip import checked_entries
 from flowship.runtime.images import grid
 from flowship.runtime.manifest import MANIFEST, Manifest
 from flowship.runtime.normal import normals, normals_from_words
 from flowship.runtime.plan import PLAN as PLAN_FILE
 from flowship.runtime.plan import Plan, PlanFile
 from flowship.runtime.prepare import prepare
-from flowship.runtime.recipe import Recipe
+from flowship.runtime.recipe import Between, Recipe
+from flowship.runtime.trust import Series, judge
 
 VECTORS = Path(__file__).parent / "web_vectors" / "vectors.json"
 SEED = 0x0123456789ABCDEF
@@ -67,6 +74,14 @@ def _recipe() -> Recipe:
         "0.1.0", "näme", "a" * 64, "onnx", "onnxruntime 1.32.0", "cpu", "fp32", PLAN.sha256,
         (2**64 - 1, 3, 4), (None, 7, 0), guidance=1.5, columns=2, plan=PLAN,
     )  # fmt: skip
+
+
+def _between() -> Recipe:
+    """Three of the four pictures on the way between two seeds."""
+    way = Between(4, (3, 2**64 - 1))
+    return replace(
+        _recipe(), seeds=(0, 1, 2), noise="c" * 64, recipe_version=2, between=way, columns=4
+    )
 
 
 def _keys(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -127,6 +142,90 @@ def _sheets() -> list[dict[str, Any]]:
     return made
 
 
+# Of zips: what other programs write, and what strangers do.
+ZIP_NAMES: tuple[tuple[str, ...], ...] = (
+    ("manifest.json", "onnx/x", "__MACOSX/._manifest.json", ".DS_Store", "onnx/._x", "Thumbs.db"),
+    ("u\\manifest.json", "u\\onnx\\", "u\\onnx\\x", "u\\Icon\r"),
+    ("manifest.json", "onnx\\x", "onnx/y", "./onnx/z", "onnx/./w"),
+    ("./", "./u/", "./u/manifest.json", "./u/onnx/x", "._u", ".fseventsd/1"),
+    ("Fl\u00f6\u00dfe/manifest.json", "Fl\u00f6\u00dfe/x"),
+    ("a/", "a/b/", "a/b/c\\manifest.json", "a/b/c/x"),
+    ("a/b/manifest.json", "x/y/manifest.json"),
+    ("a/manifest.json", "a/b/manifest.json"),
+    ("a/b/manifest.json", "c"),
+    ("u/manifest.json", "u/x", "u\\x"),
+    ("u/manifest.json", "u/x", "u/X"),
+    ("u/manifest.json", "u\\..\\..\\evil"),
+    ("u/manifest.json", "..\\evil"),
+    ("u/manifest.json", "\\evil"),
+    ("u/manifest.json", "u\\C:\\evil"),
+    ("u/manifest.json", "\\\\server\\share\\evil"),
+    ("u/manifest.json", "u\\nul.txt"),
+    ("u/manifest.json", "u/x//y"),
+    ("u/manifest.json", "u/._gone", "u/\u00e9"),
+    ("u/manifest.json", "u/._gone"),
+    ("C:\\u\\manifest.json",),
+    ("\\manifest.json",),
+    ("../manifest.json",),
+    ("a/../manifest.json",),
+    ("x",),
+)
+
+
+def _zip_names() -> list[dict[str, Any]]:
+    """Paths inside the bundle, in the order of the zip; None where it is refused."""
+    found = []
+    for names in ZIP_NAMES:
+        file = BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in names:
+                info = zipfile.ZipInfo("placeholder")
+                info.filename = name  # the constructor would tidy it
+                archive.writestr(info, b"x")
+        with zipfile.ZipFile(file) as archive:
+            try:
+                inner: list[str] | None = list(checked_entries(archive))
+            except BundleError:
+                inner = None
+        found.append({"names": list(names), "inner": inner})
+    return found
+
+
+def _zip64() -> dict[str, Any]:
+    """A zip as of more than 4 GB, in a few bytes."""
+    file = BytesIO()
+    with (
+        patch.multiple(zipfile, ZIP64_LIMIT=3, ZIP_FILECOUNT_LIMIT=1),
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        for name in (MANIFEST, "onnx/x"):
+            archive.writestr(zipfile.ZipInfo(name), f"what {name} holds")
+    return {"base64": b64encode(file.getvalue()).decode(), "inner": [MANIFEST, "onnx/x"]}
+
+
+# Milliseconds, and seconds from the first to the last: every rule of a single series, both ways.
+SERIES: tuple[tuple[list[float], float], ...] = (
+    ([10.0] * 2, 5.0),
+    ([10.0, 11.0, 10.0] * 3, 5.0),
+    ([10.0 + i % 3 / 10 for i in range(12)], 0.42),
+    ([10.0 + i % 3 / 10 for i in range(12)], 1.0),
+    ([10.0 + i * 0.3 for i in range(40)], 9.0),
+    ([10.0, 15.0, 12.0, 11.0, 30.0, 10.0, 10.0, 25.0, 40.0, 10.0, 11.0, 50.0], 4.0),
+    ([10.0] * 20 + [20.0] * 12, 3.0),
+    ([10.0] * 30 + [13.0] * 11, 3.0),
+    ([100.0, 130.0, 90.0, 200.0, 80.0, 75.5, 300.0, 40.0, 100.0, 101.0], 20.0),
+)
+
+
+def _verdicts_on_time() -> list[dict[str, Any]]:
+    found = []
+    for samples, seconds in SERIES:
+        trust, reasons = judge(Series(samples, span_s=seconds))
+        found.append({"samples": samples, "seconds": seconds, "trust": trust,
+                      "reasons": list(reasons)})  # fmt: skip
+    return found
+
+
 def make() -> dict[str, Any]:
     with Flow.open(threads=1, plan="default") as flow:
         spec = flow.spec.image
@@ -159,11 +258,15 @@ def make() -> dict[str, Any]:
                     for s, n, start, domain in STREAMS],
         "plan_sha256": PLAN.sha256,
         "recipe": recipe.dumps(),
+        "between": _between().dumps(),
         "description": recipe.description,
         "prepared": prepared,
         "scores": scores,
         "pictures": made,
         "sheets": _sheets(),
+        "zip_names": _zip_names(),
+        "zip64": _zip64(),
+        "trust": _verdicts_on_time(),
         "wrong": list(WRONG),
         "verdicts": {MANIFEST: _verdicts(MANIFEST, _check_manifest),
                      PLAN_FILE: _verdicts(PLAN_FILE, PlanFile.loads)},

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from command_line import Terminal
 
 from flowship.runtime.atomic import atomic_file, atomic_folder
 from flowship.runtime.errors import UsageError
+from flowship.runtime.pictures import write_array
 
 # Replaces a bundle over and over; all files of a version hold its number. The process group is
 # killed from outside.
@@ -40,7 +45,7 @@ from flowship.runtime.atomic import atomic_folder
 with atomic_folder(sys.argv[1]) as folder:
     (folder / "x").write_text("mine")
     print(folder, flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -241,3 +246,102 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     with atomic_folder(target) as folder:
         _bundle(folder)
     assert _names(tmp_path) == ["x.flowship"]
+
+
+# ---- disks that cannot sync, are full or broken -------------------------------------------------
+
+UNABLE = ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EPERM", "EACCES", "EBADF", "EISDIR"]
+BROKEN = ["EIO", "ENOSPC", "EDQUOT"]
+
+
+def _failing_sync(monkeypatch: pytest.MonkeyPatch, number: int, *, folders: bool) -> None:
+    """fsync of folders, or of files, fails."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == folders:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+def _write_both(place: Path) -> None:
+    with atomic_file(place / "x.png") as file:
+        file.write(b"picture")
+    with atomic_folder(place / "x.flowship") as folder:
+        _bundle(folder)
+
+
+@pytest.mark.parametrize("folders", [True, False])
+@pytest.mark.parametrize("name", UNABLE)
+def test_a_disk_that_cannot_sync_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folders: bool
+) -> None:
+    _failing_sync(monkeypatch, getattr(errno, name), folders=folders)
+    for _ in range(2):  # what is there is replaced too
+        _write_both(tmp_path)
+    assert _names(tmp_path) == ["x.flowship", "x.png"]
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be written to: a drop box."""
+    real = os.open
+
+    def refuse(path: str | Path, flags: int, *rest: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    _write_both(tmp_path)
+    assert _names(tmp_path) == ["x.flowship", "x.png"]
+
+
+@pytest.mark.parametrize("folders", [True, False])
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_or_full_disk_is_an_error_that_names_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folders: bool
+) -> None:
+    _failing_sync(monkeypatch, getattr(errno, name), folders=folders)
+    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "x.png") as file:
+        file.write(b"picture")
+    assert caught.value.errno == getattr(errno, name)
+    assert caught.value.filename == str(tmp_path if folders else tmp_path / "x.png")
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "x.flowship") as folder:
+        _bundle(folder)
+    assert caught.value.errno == getattr(errno, name)
+    assert str(caught.value.filename).startswith(str(tmp_path / "x.flowship"))
+
+
+def test_errors_of_writing_name_what_was_asked_for(tmp_path: Path) -> None:
+    """write() does not know its file, and nobody knows the name of a partial one."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "x.png"):
+        raise full
+    assert caught.value.filename == str(tmp_path / "x.png")
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "x.flowship"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "x.flowship")
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "x.flowship") as folder:
+        (folder / "no" / "such.bin").write_bytes(b"")
+    assert caught.value.filename == str(tmp_path / "x.flowship" / "no" / "such.bin")
+    assert _names(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_device(flowship: Terminal, tmp_path: Path) -> None:
+    refused = flowship.refused("generate", "-q", "-o", "/dev/full", status=1)
+    assert refused == "flowship generate: /dev/full: No space left on device\n"
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        write_array("/dev/full", np.zeros(10**5, np.float32))
+
+
+def test_places_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for atomic in (atomic_file, atomic_folder):
+        with (
+            pytest.raises(UsageError, match="no permission to write into the folder"),
+            atomic(tmp_path / "x"),
+        ):
+            raise AssertionError("the work must not begin")

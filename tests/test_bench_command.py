@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,20 @@ import pytest
 from command_line import Terminal
 from conftest import CONDITIONAL, Exporter, golden_model
 
-from flowship.benchmarks import command, conditions
+from flowship.benchmarks import command, contender, turns
 from flowship.benchmarks.contender import FlowContender, Subject
 from flowship.benchmarks.formats import read_rows
 from flowship.benchmarks.grid import Case
+from flowship.benchmarks.options import duration
+from flowship.benchmarks.synthetic_models import NAMES
 from flowship.benchmarks.work import picture_bytes, picture_flops
 from flowship.export.families.tarflow import TarFlowConfig
 from flowship.export.pipeline import export_checkpoint
 from flowship.export.request import ExportRequest
 from flowship.export.synthetic import PRESETS, write_checkpoint
-from flowship.runtime import Flow
+from flowship.runtime import Flow, conditions
 from flowship.runtime.cli import main
+from flowship.runtime.conditions import CpuTimes
 from flowship.runtime.engines import ENGINES, EngineOptions, find_engine
 from flowship.runtime.hashing import sha256_bytes
 from flowship.runtime.images import unpatchify
@@ -40,14 +42,27 @@ FAST = ("--no-cold", "--no-limits", "-q", "--threads", "1", "--warm-up", "1")
 Floats = npt.NDArray[np.float32]
 
 
+class Clock:
+    """Stands for the module ``time`` where samples are timed: only a paced engine moves it."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
 @pytest.fixture
 def pace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """pace(seconds, error=0) makes the engine sleep that long in each block, and compute wrong.
+    """pace(seconds, error=0) makes each block take that long on the clock, and compute wrong.
 
-    With few patches the sleep is nearly all of the time, however busy the machine is; its pulse,
-    which would say how busy, stands still.
+    The machine is quiet and its pulse stands still, however busy it is.
     """
+    clock = Clock()
+    monkeypatch.setattr(turns, "time", clock)
+    monkeypatch.setattr(contender, "time", clock)
     monkeypatch.setattr(conditions, "calibrate", lambda: 1e-4)
+    monkeypatch.setattr(conditions, "parse_proc_stat", lambda *_: CpuTimes(0.0, 0.0, 0.0))
     real = find_engine("onnx")
 
     def set_pace(seconds: float, error: float = 0.0) -> None:
@@ -57,7 +72,7 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
             def slow_open(stage: Any, **settings: Any) -> Any:
                 inner = opened(stage, **settings)
-                return _Slow(inner, seconds, error)
+                return _Slow(inner, clock, seconds, error)
 
             monkeypatch.setattr(engine, "open", slow_open)
             return engine
@@ -68,12 +83,12 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 class _Slow:
-    def __init__(self, inner: Any, seconds: float, error: float) -> None:
-        self._inner, self._seconds, self._error = inner, seconds, error
+    def __init__(self, inner: Any, clock: Clock, seconds: float, error: float) -> None:
+        self._inner, self._clock, self._seconds, self._error = inner, clock, seconds, error
         self.windows = inner.windows
 
     def begin(self, *rows: Any) -> None:
-        time.sleep(self._seconds)
+        self._clock.now += self._seconds
         self._inner.begin(*rows)
 
     def step(self, x: Floats, position: int) -> tuple[Floats, Floats]:
@@ -85,7 +100,7 @@ class _Slow:
 
 
 def bench(path: Path, *options: str) -> int:
-    return main(["bench", *FAST, "--patches", "2", "-r", "12", "-o", str(path), *options])
+    return main(["bench", *FAST, "--patches", "2", "-r", "20", "-o", str(path), *options])
 
 
 def test_the_same_thing_twice_is_the_same_and_a_slowed_engine_fails(
@@ -199,11 +214,15 @@ def test_work_counts_the_calls() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
 def test_a_busy_machine_is_noticed(tmp_path: Path) -> None:
-    loop = [sys.executable, "-c", "while True: pass"]
+    loop = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
     path = tmp_path / "a.json"
-    with subprocess.Popen(loop) as first, subprocess.Popen(loop) as second:
+    with (
+        subprocess.Popen(loop, stdout=subprocess.PIPE) as first,
+        subprocess.Popen(loop, stdout=subprocess.PIPE) as second,
+    ):
         try:
-            time.sleep(0.2)
+            for busy in (first, second):
+                assert busy.stdout and busy.stdout.readline()  # it runs
             assert main(["bench", *FAST, "-r", "25", "-o", str(path)]) == 0
         finally:
             first.kill()
@@ -222,6 +241,13 @@ def test_a_busy_machine_is_noticed(tmp_path: Path) -> None:
         (["--min-repeats", "5", "--max-repeats", "2"], "cannot be measured"),
         (["-o", "rows.txt"], "no format is called '.txt'"),
         (["--model", "tarflow-mars"], "unknown model 'tarflow-mars'"),
+        (["--model", ""], "--model '' has an empty place"),
+        (["--precision", ""], "--precision '' has an empty place"),
+        (["--engine", ","], "--engine ',' has an empty place"),
+        (["--threads", "0"], "--threads 0: 1 is the least"),
+        (["--min-seconds", "9", "--max-seconds", "2"], "cannot be measured"),
+        (["--self-check", "-o", "a.json"], "--self-check makes no rows"),
+        (["--self-check", "--format", "csv"], "--self-check makes no rows"),
     ],
 )
 def test_misuse(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,6 +257,37 @@ def test_misuse(options: list[str], message: str, capsys: pytest.CaptureFixture[
     assert message in error
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "1.5", "", "1e3"])
+@pytest.mark.parametrize("option", ["-r", "--min-repeats", "--max-repeats", "--warmup"])
+def test_counts_are_whole_numbers(flowship: Terminal, option: str, value: str) -> None:
+    if (option, value) != ("--warmup", "0"):
+        assert "is not a whole number from" in flowship.refused("bench", f"{option}={value}")
+
+
+@pytest.mark.parametrize("value", ["0s", "-5m", "nan", "inf", "5 minutes", "", "1d"])
+@pytest.mark.parametrize("option", ["--wait-quiet", "--max-seconds", "--min-seconds"])
+def test_durations(flowship: Terminal, option: str, value: str) -> None:
+    error = flowship.refused("bench", f"{option}={value}")
+    assert f"{value!r} is not a duration, as in 30s, 5m or 1h" in error
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("5m", 300), ("1.5h", 5400), ("9", 9)])
+def test_durations_are_seconds(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+def test_an_unknown_model_is_told_before_the_exporter_is_imported() -> None:
+    code = (
+        "import sys; from flowship.runtime.cli import main; "
+        "status = main(['bench', '--model', 'tarflow-mars']); "
+        "loaded = {'torch', 'onnxruntime'} & set(sys.modules); "
+        "sys.exit(repr(loaded) if loaded or status != 2 else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert tuple(PRESETS) == NAMES
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -238,6 +295,8 @@ def test_misuse(options: list[str], message: str, capsys: pytest.CaptureFixture[
         ("--precision int3,int5", "no int3 for onnx, only fp32 (and 1 more)"),
         ("--seed=-1", "seed -1"),
         ("--label 10", "no class 10"),
+        ("--label teapot", "teapot"),
+        ("--label 0,3", "2 labels for 1 picture"),
     ],
 )
 def test_where_nothing_can_run_it_is_misuse(
@@ -357,3 +416,59 @@ def test_spinning_is_a_setting_of_the_row(capsys: pytest.CaptureFixture[str]) ->
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["spinning"] for row in rows] == [False, True]
     assert rows[0]["output_sha256"] == rows[1]["output_sha256"]
+
+
+def test_a_label_is_a_name_a_number_or_none(flowship: Terminal) -> None:
+    words = ("bench", *FAST, "-r", 3, "--patches", 2, "--json", "--label")
+    found = [flowship.ok(*words, label).json["rows"][0] for label in ("Sneaker", "7", "none")]
+    assert [row["label"] for row in found] == [7, 7, None]
+    assert found[0]["output_sha256"] == found[1]["output_sha256"]
+
+
+def test_the_same_case_is_measured_once(flowship: Terminal, tmp_path: Path) -> None:
+    """The embedded plan has windows of 1, and one thread does not spin."""
+    file = tmp_path / "a.jsonl"
+    words = ("--window", "auto,1,4", "--spinning", "no,yes", "-r", 3, "--patches", 2, "-o", file)
+    ran = flowship.ok("bench", "embedded", "embedded", *FAST, *words)
+    rows = read_rows(file)
+    assert [(row.window, row.spinning) for row in rows] == [
+        *(("auto", False), ("auto", True), ("1", False), ("1", True), ("4", False), ("4", True))
+    ]
+    assert [row.same_as for row in rows] == [
+        None, *[rows[0].name] * 3, None, rows[4].name
+    ]  # fmt: skip
+    assert len({row.samples_ms for row in rows}) == 2
+    assert f"the same case as {rows[0].name}, measured once" in ran.out
+    assert "given more than once" in ran.out
+    pair = ("--a", "window=auto", "--b", "window=1", "--json")
+    found = flowship.ok("bench", "compare", file, file, *pair).json["comparisons"]
+    assert {(c["verdict"], c["ratio"]) for c in found} == {("same", 1.0)}
+    assert "one measurement: both are the same" in found[0]["reasons"]
+
+
+def test_turns_are_recorded(flowship: Terminal) -> None:
+    words = ("bench", *FAST, "-r", 20, "--patches", 2, "--window", "1,2,4", "--json")
+    runs = [flowship.ok(*words, "--order-seed", seed).json["rows"] for seed in (5, 5, 6)]
+    places = [[row["sample_places"] for row in rows] for rows in runs]
+    assert places[0] == places[1] != places[2]
+    assert sorted(place for own in places[0] for place in own) == list(range(60))
+    assert all(sum(place % 3 for place in own) == 20 for own in places[0])  # balanced
+    assert {row["order_seed"] for row in runs[2]} == {6}
+    assert len({row["run"] for row in runs[0]}) == 1
+
+
+def test_a_machine_checks_itself(flowship: Terminal, pace: Callable[..., None]) -> None:
+    pace(0.02)
+    words = ("bench", "--self-check", *FAST, "--patches", 2, "-r", 20)
+    ran = flowship.ok(*words)
+    assert "against itself" in ran.out and "this machine can tell differences now: 3%" in ran.out
+    report = flowship.ok(*words, "--json").json
+    assert report["can_tell"] and report["comparison"]["verdict"] == "same"
+    few = flowship("bench", "--self-check", *FAST, "--patches", 2, "-r", 4)
+    assert few.status == 3 and "this machine cannot tell differences now" in few.out
+    assert "4 samples, 10 are the least that is trusted" in few.out
+
+
+def test_exit_statuses_are_in_the_help(flowship: Terminal) -> None:
+    for words in (("bench",), ("bench", "compare")):
+        assert "Exit status: 0 " in " ".join(flowship.ok(*words, "--help").out.split())

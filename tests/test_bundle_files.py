@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import stat
-import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +93,6 @@ def test_verify_tells_every_problem(folder: Path) -> None:
     (folder / "arrays/var.f32").write_bytes(b"")
     (folder / f"{PACKAGE}/Manifest.json").unlink()
     (folder / "notes.txt").write_text("hi")
-    (folder / "onnx/.DS_Store").write_text("litter")
     damaged = bundle.verify()
     expected = ("arrays/var.f32 has 0 bytes", GRAPH, "is missing", "notes.txt is not declared")
     assert len(damaged) == 4
@@ -136,7 +131,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "pipe")
     (tmp_path / "b").mkdir()
     os.mkfifo(tmp_path / "b" / MANIFEST)
-    with pytest.raises(BundleError, match="link or not a file"):
+    with pytest.raises(BundleError, match=r"manifest.json is not a regular file"):
         Bundle.open(tmp_path / "b")
 
 
@@ -145,7 +140,10 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     [
         (b"", "not JSON"),
         (b"not json", "not JSON"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff", "not UTF-8"),
+        (b"\xef\xbb\xbf{}", "begins with a byte order mark: an editor changed it"),
+        ("{}".encode("utf-16"), "begins with a byte order mark: an editor changed it"),
+        (b"\xfe\xff\0{\0}", "begins with a byte order mark: an editor changed it"),
         (b"[" * 100_000, "not JSON"),
         (b'{"a":' * 100_000, "not JSON"),
         (b'{"schema_version": 1, "schema_version": 1}', "'schema_version' is there twice"),
@@ -297,24 +295,6 @@ def test_missing_file(folder: Path) -> None:
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("name", [GRAPH, "onnx/fp32", "onnx", MANIFEST])
-def test_links_are_refused(folder: Path, tmp_path: Path, name: str) -> None:
-    outside = tmp_path / "outside"
-    (folder / name).rename(outside)
-    (folder / name).symlink_to(outside)
-    with pytest.raises(BundleError, match="link"):
-        Bundle.open(folder)
-
-
-def test_a_file_that_became_a_link(folder: Path, tmp_path: Path) -> None:
-    bundle = Bundle.open(folder)
-    bundle.path(GRAPH)
-    (folder / GRAPH).rename(tmp_path / "outside")
-    (folder / GRAPH).symlink_to(tmp_path / "outside")
-    with pytest.raises(BundleError, match="is a link"):
-        bundle.path(GRAPH)
-
-
 def test_extra_files_in_a_package(folder: Path) -> None:
     bundle = Bundle.open(folder)
     package = next(a for a in bundle.manifest.artifacts if a.engine == "coreml")
@@ -353,189 +333,6 @@ def test_closed_bundles_give_no_paths(folder: Path) -> None:
     assert (folder / GRAPH).exists()
     with pytest.raises(BundleError, match="is closed"):
         bundle.path(GRAPH)
-
-
-# ---- zips ---------------------------------------------------------------------------------------
-
-
-def _zip(folder: Path, path: Path, prefix: str = "", packing: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", packing) as archive:
-        for file in sorted(folder.rglob("*")):
-            archive.write(file, prefix + file.relative_to(folder).as_posix())
-    return path
-
-
-@pytest.mark.parametrize("prefix", ["", "tiny.flowship/", "Fl\u00f6\u00dfe 1/"])
-@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_opens_a_zip(folder: Path, tmp_path: Path, prefix: str, packing: int) -> None:
-    path = _zip(folder, tmp_path / "tiny.zip", prefix, packing)
-    with Bundle.open(path) as bundle:
-        root = bundle.root
-        assert bundle.sha256 == Bundle.open(folder).sha256
-        assert bundle.verify() == []
-        assert bundle.path(GRAPH).read_bytes() == b"graph block0"
-        assert stat.S_IMODE(root.stat().st_mode) == 0o700
-    assert not root.exists()
-
-
-def test_a_forgotten_zip_is_removed(folder: Path, tmp_path: Path) -> None:
-    bundle = Bundle.open(_zip(folder, tmp_path / "tiny.zip"))
-    root = bundle.root
-    del bundle
-    gc.collect()
-    assert not root.exists()
-
-
-def test_litter_and_undeclared_entries_stay_in_the_zip(folder: Path, tmp_path: Path) -> None:
-    path = _zip(folder, tmp_path / "tiny.zip", "tiny.flowship/")
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("__MACOSX/tiny.flowship/._manifest.json", b"litter")
-        archive.writestr("tiny.flowship/onnx/.DS_Store", b"litter")
-        archive.writestr("tiny.flowship/README", b"hello")
-    with Bundle.open(path) as bundle:
-        assert bundle.verify() == []
-        assert not (bundle.root / "README").exists()
-
-
-def _entry(name: str, mode: int = 0, data: bytes = b"x") -> Callable[[zipfile.ZipFile], None]:
-    def add(archive: zipfile.ZipFile) -> None:
-        info = zipfile.ZipInfo("placeholder")
-        info.filename = name  # the constructor would tidy it
-        info.external_attr = mode << 16
-        archive.writestr(info, data)
-
-    return add
-
-
-@pytest.mark.parametrize(
-    ("add", "words"),
-    [
-        (_entry("../evil"), "beside the bundle's folder|is not allowed"),
-        (_entry("tiny/../../evil"), "is not allowed"),
-        (_entry("/etc/passwd"), "beside the bundle's folder"),
-        (_entry("tiny//etc/passwd"), "is not allowed"),
-        (_entry("tiny/C:/evil"), "is not allowed"),
-        (_entry("tiny/a\\b"), "is not allowed"),
-        (_entry("tiny/link", stat.S_IFLNK | 0o777, b"/etc/passwd"), "link is a link"),
-        (_entry("tiny/pipe", stat.S_IFIFO | 0o777), "pipe is a link or a special file"),
-        (_entry("tiny/manifest.JSON"), "same file on a disk that ignores case"),
-        (_entry("other/x"), "beside the bundle's folder 'tiny/'"),
-        (_entry("other/manifest.json"), "has 2 manifest.json"),
-        (_entry("manifest.json"), "has 2 manifest.json"),
-    ],
-)
-def test_hostile_zips(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    add: Callable[[zipfile.ZipFile], None],
-    words: str,
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    path = _zip(folder, tmp_path / "tiny.zip", "tiny/")
-    with zipfile.ZipFile(path, "a") as archive:
-        add(archive)
-    before = set(tmp_path.rglob("*"))
-    with pytest.raises(BundleError, match=words):
-        Bundle.open(path)
-    assert set(tmp_path.rglob("*")) == before
-
-
-def test_two_entries_of_one_name(folder: Path, tmp_path: Path) -> None:
-    path = _zip(folder, tmp_path / "tiny.zip")
-    with (
-        zipfile.ZipFile(path, "a") as archive,
-        pytest.warns(UserWarning, match="Duplicate name"),
-    ):
-        archive.writestr(GRAPH, b"other graph!")
-    with pytest.raises(BundleError, match="same file"):
-        Bundle.open(path)
-
-
-@pytest.mark.parametrize("prefix", ["../", "./", "/"])
-def test_a_top_folder_that_points_out(folder: Path, tmp_path: Path, prefix: str) -> None:
-    path = tmp_path / "tiny.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                _entry(prefix + file.relative_to(folder).as_posix(), 0, file.read_bytes())(archive)
-    with pytest.raises(BundleError, match="points out of it"):
-        Bundle.open(path)
-
-
-def test_zip_bomb(tmp_path: Path) -> None:
-    """200 MB of zeros in 200 kB are refused before a byte is unpacked."""
-    size = 200_000_000
-
-    def edit(manifest: Json) -> None:
-        _declare("zeros.bin", size)(manifest)
-
-    folder = write_bundle(tmp_path / "b", edit)
-    path = _zip(folder, tmp_path / "bomb.zip")
-    with (
-        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("zeros.bin", "w") as file,
-    ):
-        for _ in range(size // 1_000_000):
-            file.write(bytes(1_000_000))
-    with pytest.raises(BundleError, match=r"claims to unpack to 200,0.*do not compress like that"):
-        Bundle.open(path)
-
-
-def test_zips_that_lie_about_sizes(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "tiny.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                name = file.relative_to(folder).as_posix()
-                archive.writestr(name, b"longer than it should be" if name == GRAPH
-                                 else file.read_bytes())  # fmt: skip
-    with pytest.raises(BundleError, match=f"the zip's {GRAPH} has 24 bytes, expected 12"):
-        Bundle.open(path)
-    data = path.read_bytes()
-    at = data.rindex(GRAPH.encode()) - 46  # its entry in the central directory
-    lying = data[: at + 24] + (12).to_bytes(4, "little") + data[at + 28 :]
-    path.write_bytes(lying)
-    with pytest.raises(BundleError, match="the zip is damaged"):
-        Bundle.open(path)
-
-
-def test_missing_in_the_zip(folder: Path, tmp_path: Path) -> None:
-    (folder / GRAPH).unlink()
-    with pytest.raises(BundleError, match=f"{GRAPH} is missing in the zip"):
-        Bundle.open(_zip(folder, tmp_path / "tiny.zip"))
-
-
-def test_damaged_zips(folder: Path, tmp_path: Path) -> None:
-    """Bytes of the zip changed in turn: it opens with the right bytes or says BundleError."""
-    path = _zip(folder, tmp_path / "tiny.zip")
-    data, right = path.read_bytes(), Bundle.open(folder)
-    wrong = 0
-    for at in range(0, len(data), 17):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
-        try:
-            with Bundle.open(path) as bundle:
-                wrong += bundle.sha256 != right.sha256
-        except BundleError:
-            pass
-    assert wrong == 0
-    for length in range(0, len(data), 997):
-        path.write_bytes(data[:length])
-        with pytest.raises(BundleError):
-            Bundle.open(path)
-
-
-def test_an_encrypted_or_odd_zip(folder: Path, tmp_path: Path) -> None:
-    path = _zip(folder, tmp_path / "tiny.zip", packing=zipfile.ZIP_BZIP2)
-    with pytest.raises(BundleError, match="other than deflate"):
-        Bundle.open(path)
-    path = _zip(folder, tmp_path / "tiny.zip")
-    data = bytearray(path.read_bytes())
-    at = data.rindex(GRAPH.encode()) - 46
-    data[at + 8] |= 1  # the flag of encryption
-    path.write_bytes(data)
-    with pytest.raises(BundleError, match="is encrypted"):
-        Bundle.open(path)
 
 
 # ---- paths --------------------------------------------------------------------------------------

@@ -264,13 +264,14 @@ def test_a_zip_is_a_bundle(flowship: Terminal, conditional: Path) -> None:
 def test_score_of_files_and_folders(flowship: Terminal) -> None:
     flowship.ok("generate", "--seed", "0-2", "--label", "bag", "--separate", "-o", "bags")
     ran = flowship.ok("score", "embedded", "bags", "bags/fashion-mnist-1.png", "--label", "bag")
-    *rows, mean, convention = ran.out.splitlines()
+    *rows, mean, convention, meaning = ran.out.splitlines()
     names = [row.split()[0] for row in rows]
     assert names == [f"bags/fashion-mnist-{i}.png" for i in (0, 1, 2, 1)]
     values = [float(row.split()[1]) for row in rows]
     assert values[1] == values[3]
     assert mean.split() == ["mean", f"{np.mean(values):.4f}"]
     assert convention.startswith("bits/dim, 256 levels over [-1, 1]")
+    assert "it cannot tell whether a picture is like the training data" in meaning
 
 
 def test_score_with_training_noise(flowship: Terminal) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from command_line import Terminal
 
-from flowship.runtime import Bundle, Flow
+from flowship.runtime import Bundle, EngineError, Flow
 from flowship.runtime.engines import EngineOptions
 from flowship.runtime.engines.onnx import OnnxEngine
-from flowship.runtime.engines.onnx_packed import packed_folder, packed_graph
+from flowship.runtime.engines.onnx_packed import GRAPH, SUMS, packed_folder, packed_name
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_the_same_pictures(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_other_weights_or_builds_are_other_places() -> None:
-    places = [packed_graph(h, v) for h in (["a"], ["b"], ["a", "b"]) for v in ("1", "2")]
+    places = [packed_name(h, v) for h in (["a"], ["b"], ["a", "b"]) for v in ("1", "2")]
     assert len(set(places)) == len(places)
 
 
@@ -78,3 +78,63 @@ def test_what_was_damaged_on_the_disk_is_refused(flowship: Terminal, cache: Path
     for file in cache.glob("*/files.json"):
         file.write_text("[]")
     assert "are damaged" in flowship.refused("generate", "-o", "b.png", status=1)
+
+
+def _pack() -> int:
+    with Bundle.open() as bundle:
+        engine = OnnxEngine(bundle, EngineOptions("fp32"))
+        try:
+            return engine.pack_weights()
+        finally:
+            engine.close()
+
+
+@pytest.fixture
+def cannot_open_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime 1.20 looks for the weights under another name than it wrote them."""
+    load = OnnxEngine._load
+
+    def fail(self: OnnxEngine, path: Path, options: object) -> object:
+        if path.name == GRAPH:
+            raise EngineError(f"onnxruntime cannot load {path}:\n  cannot get file size")
+        return load(self, path, options)
+
+    monkeypatch.setattr(OnnxEngine, "_load", fail)
+
+
+def test_what_cannot_be_opened_again_is_not_kept(
+    flowship: Terminal, cache: Path, cannot_open_packed: None
+) -> None:
+    with pytest.raises(EngineError, match=r"(?s)cannot pack .* and open it again: .*cannot get"):
+        _pack()
+    assert list(cache.iterdir()) == []
+    refused = flowship.refused("plan", "-q", "--threads", "1", "--pack-weights", status=1)
+    assert "cannot pack" in refused
+    assert "left aside" not in flowship.ok("generate", "-o", "x.png").err
+
+
+def test_what_cannot_be_opened_is_left_aside_with_one_note(
+    flowship: Terminal,
+    cache: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flowship.ok("generate", "-q", "-o", "a.png")
+    _pack()
+    read = Path.read_text
+
+    def refuse(self: Path, *rest: str) -> str:
+        if self.name == SUMS:
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refuse)
+        note = flowship.ok("generate", "-q", "-o", "b.png").err
+    assert note.startswith(f"packed weights are left aside, remove {cache}")
+    assert note.endswith("files.json: Permission denied\n") and note.count("\n") == 1
+    request.getfixturevalue("cannot_open_packed")
+    note = flowship.ok("generate", "-q", "-o", "c.png").err
+    assert note.startswith(f"packed weights are left aside, remove {cache}")
+    assert note.endswith(": cannot get file size\n") and note.count("\n") == 1
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes() == Path("c.png").read_bytes()

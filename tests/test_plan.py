@@ -24,7 +24,7 @@ from flowship.runtime.images import to_uint8
 from flowship.runtime.model import Model
 from flowship.runtime.plan import Convergence, Plan, PlanFile, Profile
 from flowship.runtime.planner import choose_windows, chosen_windows, planned_seconds
-from flowship.runtime.saved_plans import load_saved_plan, plans_folder
+from flowship.runtime.saved_plans import load_saved_plan, make_plans_folder, plans_folder
 from flowship.runtime.spec import MAX_PATCHES, ARBlock, TrainingNoise
 
 
@@ -204,10 +204,14 @@ def test_windows_that_make_other_pictures_are_refused(
     ) -> dict[int, float]:
         return dict.fromkeys(windows, 1e-4)
 
+    def time_pictures(flows: Sequence[Flow], guided: bool) -> list[float]:
+        return [0.02, 0.03]  # planned, sequential: measured ones would decide here
+
     def rough(self: PlanFile, engine: str, precision: str) -> float:
         return 0.02
 
     monkeypatch.setattr(plan_search, "time_windows", time_windows)
+    monkeypatch.setattr(plan_search, "time_pictures", time_pictures)
     monkeypatch.setattr(PlanFile, "tolerance", rough)
     words = ("plan", "--threads", 1, "-q")
     exact = flowship.ok(*words, "--json").json
@@ -265,14 +269,13 @@ def test_like_takes_the_plan_from_the_picture(
     assert main(["generate", "-q", "--like", str(first), "-o", str(again)]) == 0
     assert first.read_bytes() == again.read_bytes()
     assert main(["generate", *common, "--plan", str(tmp_path / "none"), "-o", str(first)]) == 2
-    assert "neither saved nor default nor a file" in capsys.readouterr().err
+    assert "does not exist: expected saved, default or a file" in capsys.readouterr().err
 
 
 def test_a_damaged_saved_plan_is_named() -> None:
     with Flow.open() as flow:
         sha256 = flow.bundle.sha256
-    plans_folder().mkdir(parents=True)
-    (plans_folder() / f"{sha256[:16]}-onnx-fp32-cpu.json").write_text("{")
+    (make_plans_folder() / f"{sha256[:16]}-onnx-fp32-cpu.json").write_text("{")
     with pytest.raises(BundleError, match=f"{sha256[:16]}.*is not JSON"):
         Flow.open()
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 
 from flowship.benchmarks import predict_command
-from flowship.benchmarks.devices import Device, find_device
+from flowship.benchmarks.devices import Device, devices, find_device, tier_devices
 from flowship.benchmarks.predict import ASSUMED, PRECISIONS, Speed, device_speed, predict
 from flowship.benchmarks.roofline import CallCost, model_costs
 from flowship.benchmarks.validate import Validation, typical_error
+from flowship.benchmarks.validated import Validated, ValidatedRun, validated
 from flowship.runtime.bundle import Bundle
 from flowship.runtime.errors import UsageError
 from flowship.runtime.plan import PLAN, Convergence, PlanFile, Profile
@@ -113,6 +114,64 @@ def test_typical_error_counts_both_directions() -> None:
     assert typical_error(calls) == pytest.approx(1.0)
 
 
+def test_the_range_is_that_of_measured_calls() -> None:
+    runs = (ValidatedRun("a", False, (1, 2), (1.25, 0.8)), ValidatedRun("b", True, (1,), (1.1,)))
+    found = Validated(1, "a CPU", "2026-01-01", "x 1", runs)
+    assert found.around(1.0) == pytest.approx((0.8, 1.25))
+    assert "a factor of 1.25 in both directions" in found.words
+    assert "the worst of 3 measured calls of a and b" in found.words
+    assert "no GPU or phone was measured" in found.words
+    low = Validated(1, "a CPU", "", "", (ValidatedRun("a", False, (1,), (0.5,)),))
+    assert low.around(1.0) == pytest.approx((0.5, 2.0))
+
+
+def test_every_prediction_has_its_range(bundle: Bundle, profile: Profile) -> None:
+    speed = device_speed(find_device("rtx-4060"))
+    found = predict(bundle.manifest, profile, speed, "fp16", False)
+    low, high = found.planned_range
+    assert low <= found.planned_seconds <= high and low < high
+    assert (low, high) == validated().around(found.planned_seconds)
+
+
+def test_tensor_rates_count_and_shader_rates_are_said() -> None:
+    assert device_speed(find_device("rtx-4060")).tflops == 60.46
+    shader = device_speed(find_device("rtx-5060"))
+    assert shader.tflops == 19.18 and "the shaders' fp16 rate" in " ".join(shader.assumptions)
+    assert "launch overhead of 0.2 ms for each call, measured nowhere" in shader.assumptions
+
+
+def test_the_default_is_a_short_table_of_the_tier(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run() == 0
+    out = capsys.readouterr().out.splitlines()
+    header, *rows = out[1:]
+    rows = rows[: [line.startswith("tensor, shader:") for line in rows].index(True)]
+    assert 15 <= len(rows) <= 25 and "range" in header.split()
+    names = [row.split()[0] for row in rows]
+    assert names == [device.id for device in tier_devices()]
+    unknown = {row.split()[0] for row in rows if row.split()[1] == "unknown"}
+    assert unknown == {d.id for d in tier_devices() if d.bandwidth_gbps is None}
+    assert not any("ms" in row or " s " in row for row in rows if row.split()[0] in unknown)
+    assert any(line.startswith("range: a factor of") for line in out)
+    assert "--device all has the others" in out[-1]
+
+
+def test_all_devices_and_what_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--device", "all", "--precision", "int8", "--guidance", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    known = {device["name"] for device in document["devices"]}
+    assert known | set(document["unknown_bandwidth"]) == {device.id for device in devices()}
+    assert "galaxy-a36" in document["unknown_bandwidth"]
+    assert {p["device"] for p in document["predictions"]} == known
+    assert document["validation"]["runs"]
+    assert _run("--device", "rtx-4060,galaxy-a36", "--precision", "int8") == 0
+    out = capsys.readouterr().out
+    assert "unknown: no source that was read states the memory bandwidth" in out
+    with pytest.raises(UsageError, match="bandwidth of galaxy-a36: give it with --gbps"):
+        _run("--device", "galaxy-a36")
+    assert _run("--device", "galaxy-a36", "--gbps", "25.6", "--tflops", "0.9") == 0
+    assert "0.9 TFLOP/s in fp16, as given" in capsys.readouterr().out
+
+
 def _run(*words: str) -> int:
     parser = argparse.ArgumentParser()
     predict_command.add_arguments(parser)
@@ -149,6 +208,8 @@ def test_command_misuse() -> None:
         _run("--this-device", "--model", "tarflow-afhq256")
     with pytest.raises(UsageError, match="describe one device"):
         _run("--gbps", "10")
+    with pytest.raises(UsageError, match="describe one device"):
+        _run("--device", "all", "--tflops", "10")
     with pytest.raises(UsageError, match="--published goes with"):
         _run("--published", "tarflow-tiny")
     with pytest.raises(UsageError, match="leave out --device"):

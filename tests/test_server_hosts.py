@@ -40,7 +40,7 @@ class Served:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         where = address or self.name.strip("[]")
-        connection = http.client.HTTPConnection(where, self.port, timeout=30)
+        connection = http.client.HTTPConnection(where, self.port, timeout=600)
         try:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
@@ -65,13 +65,13 @@ def serving(*words: str) -> Iterator[Served]:
         try:
             line = server.stdout.readline()
             found = re.fullmatch(r"http://(\[.+\]|[^:]+):(\d+)/#token=([\w-]{32,})\n", line)
-            assert found, line or server.communicate(timeout=30)
+            assert found, line or server.communicate(timeout=600)
             warnings = ""
             while not warnings.endswith(STARTED):
                 warnings += server.stderr.readline()
             yield Served(found[1], int(found[2]), found[3], warnings.removesuffix(STARTED))
             server.send_signal(signal.SIGINT)
-            said, complaints = server.communicate(timeout=30)
+            said, complaints = server.communicate(timeout=600)
             assert (server.returncode, said) == (0, "")
             assert complaints == "flowship serve: stopped\n"
         finally:

@@ -42,11 +42,11 @@ def again(page: Any) -> Any:
     return page.get_by_role("button", name="again")
 
 
-def test_given_noise_is_not_taken_for_seeds(own_page: Any, flowship: Terminal) -> None:
+def test_an_interpolation_is_not_taken_for_seeds(own_page: Any, flowship: Terminal) -> None:
     flowship.ok("interpolate", "--seeds", "3,9", "--steps", 8, "--threads", 1, "-o", "way.png")
     drop(own_page, Path("way.png"), "image/png")
     own_page.get_by_text("given noise 0-7").wait_for()
-    own_page.get_by_text("this picture was made of given noise, not of a seed").wait_for()
+    own_page.get_by_text("these pictures lie between two others").wait_for()
     assert again(own_page).count() == 0
     assert gallery(own_page) == []
 

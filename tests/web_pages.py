@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowship.benchmarks.formats import read_rows
+from flowship.benchmarks.row import Row
 from flowship.runtime import Flow
 
 WEB = Path(__file__).parents[1] / "apps" / "web"
@@ -132,7 +134,7 @@ def opened(chromium: Any, address: str, script: str = "", **options: Any) -> Ite
     page, requests, errors = context.new_page(), list[str](), list[str]()
     context.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(180_000)  # other programs may keep all cores
     page.add_init_script(script)
     try:
         page.goto(address)
@@ -183,6 +185,15 @@ def open_bundle(page: Any, path: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Open a bundle").click()
     chooser.value.set_files(path)
+
+
+def measure(page: Any, folder: Path) -> Row:
+    """Press the button; the row that is shown then."""
+    page.get_by_role("button", name="Measure").click()
+    path = folder / "row.json"
+    path.write_text(page.locator("pre").inner_text(timeout=120_000), encoding="utf-8")
+    (row,) = read_rows(path)
+    return row
 
 
 def pythons_picture(

@@ -29,7 +29,15 @@ def main() -> int:
     bundle = OUTPUT / "fashion-mnist.flowship"
     _flowship(
         *("export", CHECKPOINT, "-o", bundle, "--targets", "onnx,executorch,coreml"),
-        *("--data", TEST_PICTURES, "--name", "fashion-mnist", "--licence", "Apache-2.0"),
+        *(
+            "--replace",
+            "--data",
+            TEST_PICTURES,
+            "--name",
+            "fashion-mnist",
+            "--licence",
+            "Apache-2.0",
+        ),
     )
     _flowship("verify", bundle)
     for engine in TIMED_ENGINES:
@@ -102,3 +110,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)

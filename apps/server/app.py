@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from ... import __version__
@@ -22,7 +22,7 @@ from ...runtime.errors import UsageError
 from ...runtime.schema import to_json
 from .binary import MAX_PIXELS
 from .body import MAX_BODY_BYTES, BodyError, read_request
-from .guard import Guard, Hosts, error_response
+from .guard import AsciiJSONResponse, Guard, Hosts, error_response
 from .jobs import BusyError, Job, JobQueue, StoppingError
 from .messages import (
     EVENT_NAMES,
@@ -208,7 +208,7 @@ def encode_event(event: Event) -> bytes:
 
 
 def _json(value: object) -> Response:
-    return JSONResponse(value, headers={"Cache-Control": "no-store"})
+    return AsciiJSONResponse(value, headers={"Cache-Control": "no-store"})
 
 
 async def _not_built(_: Request) -> Response:

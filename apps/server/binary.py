@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import warnings
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ...runtime.errors import FlowshipError, UsageError
 from ...runtime.images import Bytes, Floats
-from ...runtime.pictures import FORMATS
+from ...runtime.picture_files import FORMATS, decode_picture
 from ...runtime.prepare import prepare
 from ...runtime.spec import ImageSpec
 from .messages import Picture, Pixels
@@ -68,9 +67,7 @@ def read_picture(picture: Picture, spec: ImageSpec) -> Floats:
         # The size is checked before any pixel is unpacked, so pillow's own limit has no say.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(image.width, image.height)
-                return prepare(image, spec)
+            return decode_picture(data, spec, lambda image: _check_size(*image.size))[0]
     except FlowshipError:
         raise
     except UnidentifiedImageError as error:  # whose own words name an object in memory

@@ -77,8 +77,13 @@ def main() -> None:
     parser.add_argument("url", help="as flowship serve prints it")
     parser.add_argument("--seed", default="0", help="0 to 2^64 - 1")
     parser.add_argument("--label", help="name of a class")
-    parser.add_argument("-o", "--output", type=Path, default=Path("out.png"))
+    parser.add_argument("-o", "--output", type=Path, help="a PNG (a new out.png)")
     arguments = parser.parse_args()
+    output = arguments.output or Path("out.png")
+    if output.suffix.lower() != ".png":
+        parser.error(f"-o {output}: the picture is a PNG, name a file that ends in .png")
+    if not arguments.output and output.exists():
+        parser.error(f"{output} is there already: name a file with -o")
 
     client = Client(arguments.url)
     bundle = client.get("/api/bundles")["bundles"][0]
@@ -91,8 +96,8 @@ def main() -> None:
             left = f"{data['seconds_left']:.1f} s left"
             print(f"{data['fraction']:4.0%} {data['block']}, {left}", file=sys.stderr)
         elif name == "picture":
-            arguments.output.write_bytes(base64.b64decode(data["png"]))
-            print(arguments.output)
+            output.write_bytes(base64.b64decode(data["png"]))
+            print(output)
         elif name == "error":
             sys.exit(data["message"])
         elif name == "cancelled":

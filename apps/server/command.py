@@ -6,14 +6,15 @@ import argparse
 import secrets
 import signal
 import socket
-import sys
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 
 from ...runtime.commands.options import add_threads
 from ...runtime.engines import ENGINE_NAMES
-from ...runtime.errors import MissingExtraError, UsageError
+from ...runtime.errors import UsageError
+from ...runtime.extras import need
+from ...runtime.progress import say
 from .addresses import browser_url, is_loopback, listen
 
 DEFAULT_PORT = 8765
@@ -57,11 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--port {arguments.port} is not between 0 and 65535")
     if not 1 <= arguments.max_jobs <= 1000:
         raise UsageError(f"--max-jobs {arguments.max_jobs} is not between 1 and 1000")
-    for package in ("starlette", "uvicorn"):
-        try:
-            __import__(package)
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("flowship serve", package, "serve") from error
+    need("the server", "starlette", "uvicorn")
     listener = listen(arguments.host, arguments.port)
     with listener:
         return _serve(listener, arguments)
@@ -87,27 +84,34 @@ def _serve(listener: socket.socket, arguments: argparse.Namespace) -> int:
         # uvicorn stops at both signals, then raises them again for whoever started it: nothing
         # comes of Ctrl-C in a shell's background job, which ignores it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _stop_at_hangup()
         with suppress(KeyboardInterrupt):
             Server(app, announce).run(sockets=[listener])
-        print("flowship serve: stopped", file=sys.stderr)
+        say("flowship serve: stopped")
     finally:
         models.close()
     return 0
+
+
+def _stop_at_hangup() -> None:
+    """A terminal that is closed stops the server as well, unless nohup keeps it."""
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signal.signal(hangup, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 def _announcer(address: str, port: int, token: str, *, browser: bool) -> Callable[[], None]:
     def announce() -> None:
         url = f"{browser_url(address, port)}#token={token}"
         if not is_loopback(address):
-            print(
+            say(
                 f"WARNING: on {address} everybody in this network who has the token can compute "
                 "here, and nothing is encrypted\n"
                 "flowship serve: other devices open the printed address with this machine's name "
-                "or address in it",
-                file=sys.stderr,
+                "or address in it"
             )
         print(url, flush=True)
-        print("flowship serve: Ctrl-C stops it", file=sys.stderr, flush=True)
+        say("flowship serve: Ctrl-C stops it")
         if browser:
             webbrowser.open(url)
 

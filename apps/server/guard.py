@@ -9,11 +9,13 @@ a token that other pages cannot know.
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import secrets
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
@@ -46,7 +48,14 @@ def error_response(status: int, kind: str, message: str, **headers: str) -> Resp
     """The JSON of every error before a stream begins."""
     body = {"error": {"kind": kind, "message": message}}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse(body, status, headers={"Cache-Control": "no-store", **named})
+    return AsciiJSONResponse(body, status, headers={"Cache-Control": "no-store", **named})
+
+
+class AsciiJSONResponse(JSONResponse):
+    """JSON of any text: names and what clients send may hold half a letter, which UTF-8 cannot."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from ...runtime.errors import (
     UsageError,
 )
 from ...runtime.flow import Flow
+from ...runtime.progress import say
 from .messages import (
     LAST_EVENTS,
     Cancelled,
@@ -245,5 +245,5 @@ def _explain(error: Exception) -> Error:
         if isinstance(error, kind):
             return Error(word, str(error) or "out of memory")
     # The type alone: a message may quote what the client sent.
-    print(f"flowship serve: a job failed with {type(error).__name__}", file=sys.stderr)
+    say(f"flowship serve: a job failed with {type(error).__name__}")
     return Error("internal", f"the job failed ({type(error).__name__}); this is a bug of flowship")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ...runtime.bundle import EMBEDDED, Bundle
 from ...runtime.errors import UsageError
-from ...runtime.flow import Flow, choose_precision, made_for
+from ...runtime.flow import Flow
+from ...runtime.opening import choose_precision, made_for
 
 
 @dataclass(frozen=True)

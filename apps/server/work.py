@@ -12,7 +12,6 @@ import numpy as np
 from ...runtime import events
 from ...runtime.errors import UsageError
 from ...runtime.flow import Flow, draw_noise
-from ...runtime.generated import Generated
 from ...runtime.guidance import Guidance
 from ...runtime.hashing import sha256_bytes
 from ...runtime.images import Floats, to_uint8
@@ -22,6 +21,7 @@ from ...runtime.likelihood import describe_convention, likelihood
 from ...runtime.model import Labels
 from ...runtime.png import encode_png
 from ...runtime.prepare import MODES
+from ...runtime.recipe import Between
 from .binary import decode_floats, encode_floats, encode_pixels, read_picture
 from .messages import (
     MAX_IMAGES,
@@ -83,7 +83,9 @@ def interpolate(flow: Flow, request: InterpolateRequest, job: str) -> Stream:
     last = _end(flow, request.last, ends[1], "last")
     noise = np.concatenate([slerp(first, last, i / (steps - 1)) for i in range(steps)])
     labels = [ends[0] if 2 * i < steps else ends[1] for i in range(steps)]
-    yield from _decode(flow, request, noise, labels, job)
+    seeds = [parse_seed(end.seed) for end in (request.first, request.last) if end.seed is not None]
+    between = Between(steps, tuple(seeds)) if len(seeds) == 2 else None
+    yield from _decode(flow, request, noise, labels, job, between)
 
 
 def encode(flow: Flow, request: EncodeRequest, job: str) -> Stream:
@@ -189,10 +191,19 @@ def _end(flow: Flow, end: End, label: int | None, what: str) -> Floats:
     return _to_noise(flow, z)
 
 
-def _decode(flow: Flow, request: Sampling, noise: Floats, labels: Labels, job: str) -> Stream:
+def _decode(
+    flow: Flow,
+    request: Sampling,
+    noise: Floats,
+    labels: Labels,
+    job: str,
+    between: Between | None = None,
+) -> Stream:
     guidance = _guidance(request)
     digest = sha256_bytes(noise.astype("<f4").tobytes())
     recipe = flow.recipe(labels, guidance, request.denoise, noise=digest)
+    if between:
+        recipe = replace(recipe, recipe_version=2, between=between)
     made = flow.decode_events(
         noise, labels=labels, guidance=guidance, denoise=request.denoise, recipe=recipe
     )
@@ -212,7 +223,7 @@ def _follow(
             elif isinstance(event, events.Denoising):
                 yield Denoising(event.seconds)
             else:
-                yield from _pictures(event.result)
+                yield from _pictures(event)
 
 
 def _started(flow: Flow, job: str, num_images: int) -> Started:
@@ -233,9 +244,12 @@ def _progress(event: events.Progress, num_patches: int, preview: bool) -> Progre
     )
 
 
-def _pictures(result: Generated) -> Stream:
-    recipe = result.recipe
-    for i, picture in enumerate(result.pictures()):
+def _pictures(finished: events.Finished) -> Stream:
+    """Those that are finite, each under its number in the request; then the others are an error."""
+    recipe, bad = finished.result.recipe, {one.number for one in finished.failed}
+    numbers = (i for i in range(len(finished.result) + len(bad)) if i not in bad)
+    for i, (number, picture) in enumerate(zip(numbers, finished.result.pictures(), strict=True)):
         own = replace(recipe, seeds=(recipe.seeds[i],), labels=(recipe.labels[i],))
         png = base64.b64encode(encode_png(picture[None], own)).decode()
-        yield PictureMade(i, png, encode_pixels(picture), own.dumps())
+        yield PictureMade(number, png, encode_pixels(picture), own.dumps())
+    finished.complete()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...runtime.errors import CheckpointError, UsageError
+from ...runtime.errors import CheckpointError
 from ...runtime.spec import (
     ARBlock,
     ClassConditioning,
@@ -29,7 +29,10 @@ from ...runtime.spec import (
     LatentSpec,
     TrainingNoise,
 )
+from ..checkpoint_files import without_suffix
 from ..lazy import LazyMapping
+from ..options import MAX_NOISE_STD as MAX_NOISE_STD
+from ..options import ConfigOverrides as ConfigOverrides
 from ..quantize.matrix import QuantizedMatrix
 
 Floats = npt.NDArray[np.float32]
@@ -37,7 +40,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 DEFAULT_HEAD_DIM = 64  # not stored in a checkpoint; no released one differs
 LAYER_NORM_EPSILON = 1e-5
-MAX_NOISE_STD = 10.0  # the data has a standard deviation below 1
 KNOWN_CLASS_NAMES = {
     "afhq": ("cat", "dog", "wild"),
     "mnist": tuple("0123456789"),
@@ -143,40 +145,6 @@ class TarFlowConfig:
 
 
 @dataclass(frozen=True)
-class ConfigOverrides:
-    """What the user says about a checkpoint that its shapes cannot.
-
-    Attributes:
-        in_channels: values per pixel, where the shapes leave it open.
-        head_dim: width of an attention head (DEFAULT_HEAD_DIM unless said).
-        noise_std: training noise; it goes before the file name, which rounds it to 0.01.
-        label_names: a name for each class, in the order of their numbers.
-
-    Raises:
-        UsageError: a value that no model has.
-    """
-
-    in_channels: int | None = None
-    head_dim: int | None = None
-    noise_std: float | Literal["uniform"] | None = None
-    label_names: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("in_channels", "head_dim"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}, expected 1 or more")
-        std = self.noise_std
-        if isinstance(std, str) and std != "uniform":
-            raise UsageError(f"noise_std is {std!r}, expected a number or 'uniform'")
-        if isinstance(std, (int, float)) and not 0 < std < MAX_NOISE_STD:
-            raise UsageError(f"noise_std is {std}, expected more than 0 and less than 10")
-        names = self.label_names or ()
-        if twice := [name for name in names if list(names).count(name) > 1]:
-            raise UsageError(f"the label name {twice[0]!r} is there twice")
-
-
-@dataclass(frozen=True)
 class _NameHints:
     dataset: str
     patch_size: int
@@ -206,7 +174,7 @@ def checkpoint_name(dataset: str, config: TarFlowConfig) -> str:
 
 def _hints_from_name(file_name: str) -> _NameHints | None:
     """What ``checkpoint_name`` and any suffix say, or None for a name of another form."""
-    stem = re.sub(r"(\.(pth|pt|bin|ckpt|safetensors))+$", "", PurePath(file_name).name)
+    stem = without_suffix(PurePath(file_name).name)
     match = _NAME.fullmatch(stem)
     if not match:
         return None

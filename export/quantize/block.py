@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 from ...runtime.errors import UsageError
 from ..families.tarflow import BlockWeights
 from ..lazy import LazyMapping
+from ..options import Method as Method
 from .calibration import BlockInputs, LayerWalk
 from .formats import Format
 from .gptq import gptq
@@ -16,7 +16,6 @@ from .layers import MATRICES, matrix_name, matrix_names
 from .matrix import QuantizedMatrix
 from .rtn import round_to_nearest
 
-Method = Literal["rtn", "gptq"]
 METHODS: tuple[Method, ...] = ("rtn", "gptq")
 
 

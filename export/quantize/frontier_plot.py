@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from math import inf
 
-from ...runtime.table import format_bytes
+from ...runtime.table import format_bytes, format_interval, format_number
 from .search import FrontierPoint
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 360, 84, 48, 52
@@ -35,9 +35,9 @@ def _row(point: FrontierPoint, float_bytes: int) -> tuple[str, ...]:
     return (
         format_bytes(point.nbytes),
         f"{point.nbytes / float_bytes:.1%}",
-        f"{point.predicted:+.5f}",
-        f"{measured.mean:+.5f}" if measured else "-",
-        f"{measured.low:+.5f} to {measured.high:+.5f}" if measured else "-",
+        format_number(point.predicted, "+.5f"),
+        format_number(measured.mean, "+.5f") if measured else "-",
+        format_interval(measured.low, measured.high) if measured else "-",
         ", ".join(f"{count} {name}" for name, count in sorted(point.counts.items())),
         "chosen" if point.chosen else "",
     )
@@ -68,9 +68,8 @@ def frontier_svg(title: str, points: Sequence[FrontierPoint], limit: float | Non
         f'<path d="M{LEFT} {y(0)}H{WIDTH - 24}" fill="none" stroke="#ccc"/>',
     ]
     for change in dict.fromkeys((0.0, top)):
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{y(change) + 4}" text-anchor="end">{change:.4f}</text>'
-        )
+        text = format_number(change, ".4f")
+        parts.append(f'<text x="{LEFT - 6}" y="{y(change) + 4}" text-anchor="end">{text}</text>')
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         at, words = x(share * last), format_bytes(share * last)
         below = HEIGHT - BOTTOM + 18

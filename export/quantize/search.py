@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from ...runtime.errors import UsageError
 from ...runtime.spec import ARBlock
+from ...runtime.table import format_number
 from ..checkpoint import Checkpoint
-from ..families.tarflow import BlockWeights
+from ..families.tarflow import BlockWeights, TarFlowConfig
+from ..options import SearchLimit as SearchLimit
 from .allocation import Allocation, Choice, Frontier
 from .block import Method, quantize_block
 from .calibration import collect_inputs
@@ -23,25 +25,6 @@ FormatsByBlock = Mapping[int, Mapping[str, str]]  # block, matrix -> format; abs
 MatrixPlace = tuple[int, str]
 
 _ROUNDS = 6  # of bisection: the budget is then right to 1 part in 64
-
-
-@dataclass(frozen=True)
-class SearchLimit:
-    """What the mixture must keep; one of the two.
-
-    Attributes:
-        max_increase: of bits/dim on the steering pictures, kept by the upper end of its interval.
-        max_bytes: of the quantized matrices.
-    """
-
-    max_increase: float | None = None
-    max_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.max_increase is None) == (self.max_bytes is None):
-            raise UsageError("say either the largest increase of bits/dim or the largest size")
-        if self.max_increase is not None and not 0 <= self.max_increase < float("inf"):
-            raise UsageError(f"the limit of bits/dim is {self.max_increase}, expected 0 or more")
 
 
 class SizeError(UsageError):
@@ -180,7 +163,7 @@ class _Trial:
             self._measured[allocation] = paired_change(bits, self._reference)
         found = self._measured[allocation]
         if self._progress:
-            words = f"{allocation.nbytes} bytes: {found.mean:+.5f} bits/dim"
+            words = f"{allocation.nbytes} bytes: {format_number(found.mean, '+.5f')} bits/dim"
             self._progress(fraction, words)
         return found
 
@@ -216,7 +199,7 @@ def _options(
     checkpoint: Checkpoint, sensitivities: Sequence[Sensitivity], float_bytes: int
 ) -> tuple[list[MatrixPlace], list[list[Choice]]]:
     """Each matrix with its choices, float first."""
-    shapes = _shapes(checkpoint)
+    shapes = matrix_shapes(checkpoint.config)
     options: dict[MatrixPlace, list[Choice]] = {}
     for found in sensitivities:
         rows, columns = shapes[found.matrix]
@@ -230,8 +213,9 @@ def _options(
     return list(options), list(options.values())
 
 
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
-    c, e = checkpoint.config.channels, checkpoint.config.expansion
+def matrix_shapes(config: TarFlowConfig) -> dict[str, tuple[int, int]]:
+    """(rows, columns) of the matrices of a block that may be quantized, by name."""
+    c, e = config.channels, config.expansion
     own = {
         "attention.qkv": (3 * c, c),
         "attention.proj": (c, c),
@@ -240,5 +224,5 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
     }
     return {
         name: next(shape for matrix, shape in own.items() if f".{matrix}." in name)
-        for name in matrix_names(checkpoint.config.layers_per_block)
+        for name in matrix_names(config.layers_per_block)
     }

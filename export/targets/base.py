@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from ...runtime.errors import UsageError
 from ...runtime.manifest import Artifact, EngineName
 from ...runtime.spec import ARBlock
 from ..families.tarflow import BlockWeights, TarFlowConfig
-
-ComputeUnits = Literal["all", "cpu-and-gpu", "cpu-and-ne", "cpu-only"]
-
-
-@dataclass(frozen=True)
-class TargetOptions:
-    """Choices that one target or another takes.
-
-    Attributes:
-        onnx_form: ``gqa`` or ``core`` (see onnx/cached.py).
-        onnx_kv_cache: of quantized precisions: ``float`` or ``int8``.
-        windows: window lengths of static graphs; 1 is always among them.
-        executorch_dynamic: one ExecuTorch method for every window instead of static ones.
-        denoise: export the vector-Jacobian graphs where the model and the target have them.
-        coreml_compute_units: which units Core ML packages are made for; it decides how they write
-            their cache (see coreml/cache.py).
-    """
-
-    onnx_form: Literal["gqa", "core"] = "gqa"
-    onnx_kv_cache: Literal["float", "int8"] = "float"
-    windows: tuple[int, ...] = (1, 8, 32)
-    executorch_dynamic: bool = True
-    denoise: bool = True
-    coreml_compute_units: ComputeUnits = "cpu-and-gpu"
-
-    def windows_up_to(self, num_patches: int) -> tuple[int, ...]:
-        """The window lengths that fit a model of T patches, ascending, 1 included."""
-        return tuple(sorted({1} | {w for w in self.windows if 1 <= w <= num_patches}))
+from ..options import TargetOptions as TargetOptions
 
 
 class Target(Protocol):

@@ -5,24 +5,31 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ..atomic import atomic_file, check_file
 from ..bundle import Bundle
+from ..conditions import Watch, describe
 from ..engines import EngineOptions, find_engine
 from ..errors import UsageError
-from ..flow import Flow, default_plan, made_for
+from ..flow import Flow
 from ..footprint import footprints
 from ..images import Bytes, Floats, grid, max_abs_error, psnr_db, to_uint8
+from ..input_paths import check_readable
+from ..machine_limits import usable_cores
 from ..manifest import Quality
+from ..opening import default_plan, made_for
 from ..pictures import read_labelled
 from ..prepare import MODES
 from ..progress import ProgressLine
-from ..table import format_bytes, format_table
+from ..stats import relative_iqr
+from ..table import format_bytes, format_interval, format_number, format_table
+from ..trust import NOT_A_SPEED, UNTIMED_ENGINES, UNTIMED_NOTE, Series, Trust, judge, series_of
 from ..verification import runnable_engines
 from .options import add_bundle, add_report, add_threads, print_json
 
@@ -43,7 +50,8 @@ class Compared:
             row on --data, or against float32 as the manifest has it; the ends of the 95% interval.
         psnr_db, max_abs_error: of the pictures against those of the first row (PSNR with peak 2,
             worst picture); None in the first row and where pictures are equal.
-        ms_per_picture: on this machine, one after another.
+        ms_per_picture: median on this machine, one after another; None where it is not a speed.
+        spread: distance of the quartiles over it; trust, trust_reasons: whether to believe it.
     """
 
     engine: str
@@ -55,7 +63,10 @@ class Compared:
     bits_per_dim_change_high: float | None
     psnr_db: float | None
     max_abs_error: float | None
-    ms_per_picture: float
+    ms_per_picture: float | None = None
+    spread: float | None = None
+    trust: Trust | None = None
+    trust_reasons: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,24 +99,26 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"--images: a model of {bundle.spec.image.in_channels} channels makes no pictures"
             )
-        if arguments.data and not arguments.data.exists():
-            raise UsageError(f"--data {arguments.data} does not exist")
+        if arguments.data:
+            check_readable(arguments.data, "--data", folder=True)
         comparison = _Comparison(bundle, arguments, progress)
         rows, pictures = [], []
         for row, images in comparison.rows():
             rows.append(row)
             pictures.append(to_uint8(images) if arguments.images else None)
     progress.clear()
+    # printed first: a full disk loses the sheet alone
+    if arguments.json:
+        rest = {"rows": [asdict(row) for row in rows], "conditions": time_remarks([])}
+        print_json({"against": comparison.words, **rest})
+    else:
+        print(comparison_table(rows))
+        print("\n".join([*time_remarks(rows), comparison.words]))
     if arguments.images:
         labels = [f"{made_for(row.engine)} {row.precision}" for row in rows]
         sheet = contact_sheet([p for p in pictures if p is not None], labels)
         with atomic_file(arguments.images) as file:
             sheet.save(file, format="PNG")
-    if arguments.json:
-        print_json({"against": comparison.words, "rows": [asdict(row) for row in rows]})
-    else:
-        print(comparison_table(rows))
-        print(comparison.words)
     return 0
 
 
@@ -139,7 +152,7 @@ class _Comparison:
             running = find_engine(name)(self.bundle, options)
             try:
                 flow = Flow(self.bundle, running, plan)
-                images, milliseconds = self._generate(flow)
+                images, series = self._generate(flow)
                 bits = self._bits(flow)
             finally:
                 running.close()
@@ -150,37 +163,46 @@ class _Comparison:
                 error = max_abs_error(images, first[0])
             change = self._change(name, precision, bits, first and first[1])
             size, peak = sizes[made_for(name), precision], self._peak_memory(name, precision)
-            row = Compared(name, precision, size, peak, *change, psnr, error, milliseconds)
-            yield row, images
+            row = Compared(name, precision, size, peak, *change, psnr, error)
+            yield _timed(row, series), images
             first = first or (images, bits)
 
     def _jobs(self) -> list[tuple[str, str]]:
         """What runs here, float32 first."""
         found: list[tuple[str, str]] = []
+        left_out: dict[str, str] = {}
         for name, precision, why_not in runnable_engines(self.bundle):
             if self.arguments.engine not in (None, name):
                 continue
             if why_not:
-                self.progress.note(f"{name} {precision} is left out: {why_not}")
+                left_out[f"{name} {precision}"] = why_not
             else:
                 found.append((name, precision))
         if not found:
             only = f" for the engine {self.arguments.engine}" if self.arguments.engine else ""
-            raise UsageError(f"{self.bundle.manifest.name} has nothing{only} that runs here")
+            missing = "; ".join(f"{what}: {why}" for what, why in left_out.items())
+            end = f" ({missing})" if missing else ""
+            raise UsageError(f"{self.bundle.manifest.name} has nothing{only} that runs here{end}")
+        for what, why in left_out.items():
+            self.progress.note(f"{what} is left out: {why}")
         return sorted(found, key=lambda job: job[1] != "fp32")
 
     def _read(self, path: Path) -> tuple[Floats, list[int | None]]:
         images, labels = read_labelled(path, self.bundle.spec.image, MAX_DATA)
         return images, list(labels) if labels is not None else [None] * len(images)
 
-    def _generate(self, flow: Flow) -> tuple[Floats, float]:
-        """Pictures and milliseconds for one; the first picture, made twice, warms up."""
+    def _generate(self, flow: Flow) -> tuple[Floats, Series]:
+        """Pictures and their milliseconds; the first picture, made twice, warms up."""
         flow.generate(seed=self.seeds[0], label=self.labels[0])
-        found, start = [], time.perf_counter()
+        found, times = [], []
+        watch, begin = Watch(), time.perf_counter()
         for seed, label in zip(self.seeds, self.labels, strict=True):
+            start = time.perf_counter()
             found.append(flow.generate(seed=seed, label=label).images)
-        seconds = time.perf_counter() - start
-        return np.concatenate(found), 1000 * seconds / len(found)
+            times.append(1000 * (time.perf_counter() - start))
+            watch.sampled()
+        span = time.perf_counter() - begin
+        return np.concatenate(found), series_of(times, watch.disturbances(), span)
 
     def _bits(self, flow: Flow) -> Floats | None:
         if self.data is None:
@@ -217,6 +239,14 @@ class _Comparison:
         )
 
 
+def _timed(row: Compared, series: Series) -> Compared:
+    if row.engine in UNTIMED_ENGINES:
+        return row
+    trust, reasons = judge(series)
+    middle, spread = median(series.samples), relative_iqr(series.samples)
+    return replace(row, ms_per_picture=middle, spread=spread, trust=trust, trust_reasons=reasons)
+
+
 def _measured(quality: tuple[Quality, ...], engine: str, precision: str) -> Quality | None:
     return next((q for q in quality if (q.engine, q.precision) == (engine, precision)), None)
 
@@ -224,7 +254,7 @@ def _measured(quality: tuple[Quality, ...], engine: str, precision: str) -> Qual
 def comparison_table(rows: list[Compared]) -> str:
     """For people; the size is also given as a part of the first row's."""
     header = ["engine", "precision", "size", "", "peak memory", "bits/dim", "95% interval"]
-    header += ["PSNR dB", "max_abs_error", "ms/picture"]
+    header += ["PSNR dB", "max_abs_error", "ms/picture", "spread", "trust"]
     return format_table(header, [_cells(row, rows[0].nbytes) for row in rows])
 
 
@@ -237,12 +267,25 @@ def _cells(row: Compared, first_bytes: int) -> list[str]:
         format_bytes(row.nbytes),
         f"{row.nbytes / first_bytes:.1%}",
         format_bytes(row.peak_memory_bytes) if row.peak_memory_bytes is not None else "-",
-        f"{change:+.5f}" if change is not None else "-",
-        f"{low:+.5f} to {high:+.5f}" if low is not None and high is not None else "-",
+        format_number(change, "+.5f") if change is not None else "-",
+        format_interval(low, high),
         f"{row.psnr_db:.1f}" if row.psnr_db is not None else "-",
         f"{row.max_abs_error:.1e}" if row.max_abs_error is not None else "-",
-        f"{row.ms_per_picture:.1f}",
+        NOT_A_SPEED if row.ms_per_picture is None else f"{row.ms_per_picture:.1f}",
+        "-" if row.spread is None else f"{row.spread:.0%}",
+        row.trust or "-",
     ]
+
+
+def time_remarks(rows: list[Compared]) -> list[str]:
+    """Under which conditions the times were taken, and why they are not all trusted."""
+    found = [f"times: {describe(usable_cores())}; the rows ran one after another, no verdict"]
+    found[0] += " on which is faster: flowship bench lets them take turns"
+    for row in rows:
+        name = f"{row.engine} {row.precision}"
+        found += [f"{name}: {row.trust}: {reason}" for reason in row.trust_reasons]
+        found += [f"{name}: {UNTIMED_NOTE}"] * (row.engine in UNTIMED_ENGINES)
+    return found
 
 
 def contact_sheet(rows: list[Bytes], labels: list[str]) -> Image.Image:

@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Generator, Iterator
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..atomic import check_file
-from ..errors import UsageError
-from ..events import Denoising, Event, Finished, Progress
+import numpy as np
+
+from ..atomic import atomic_file, check_file
+from ..errors import NonFiniteError, UsageError
+from ..events import Failed
 from ..flow import Flow
-from ..generated import Generated
-from ..guidance import Guidance
+from ..generated import Generated, stems_of
 from ..hashing import sha256_bytes
-from ..labels import resolve_labels
-from ..pictures import read_latents, write_array
+from ..model import MAX_PICTURES_TOGETHER
+from ..outputs import ARRAYS, NPY, PICTURES, PNG, SUFFIXES, check_output
+from ..picture_formats import check_sheet
+from ..pictures import read_latents
 from ..png import read_recipe
-from ..prepare import MODES
 from ..progress import ProgressLine, format_seconds
 from ..recipe import PHILOX_NOISE, Recipe
-from ..schema import to_json
+from ..trust import NOT_A_SPEED, UNTIMED_ENGINES
+from .job import (
+    Job,
+    check_recipe_size,
+    failed_of,
+    failure,
+    follow,
+    noise_job,
+    recipe_job,
+    save,
+    save_latents,
+    seeds_job,
+)
 from .options import (
     add_bundle,
     add_engine,
     add_guidance,
     add_label,
     add_report,
+    is_given,
     open_flow,
     parse_seeds,
     print_json,
-    sampling,
+    refuse_together,
     warn_if_guidance_is_idle,
     warn_if_label_is_idle,
 )
@@ -60,17 +76,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="PATH",
-        help="PNG (BUNDLE-SEED.png); with --separate a folder (the current one)",
+        help="by its suffix a .png, .jpg (quality 95, 4:4:4) or .webp (lossless), a .npy of "
+        "float32 [N, C, H, W] or a .npz (a new BUNDLE-SEED.png); with --separate a folder (.)",
     )
-    parser.add_argument("--separate", action="store_true", help="one file for each picture")
+    parser.add_argument(
+        "--separate", action="store_true", help="a PNG for each picture, written as they are made"
+    )
     parser.add_argument(
         "--columns", type=int, metavar="N", help="pictures in a row of the grid (about square)"
     )
     parser.add_argument(
-        "--like", type=Path, metavar="PNG", help="make the pictures of a PNG again, from its recipe"
+        "--like",
+        type=Path,
+        metavar="FILE",
+        help="make the pictures of a PNG, JPEG, WebP or .npz again, from its recipe",
     )
     parser.add_argument(
-        "--noise", type=Path, metavar="NPY", help="decode this noise [N, T, D] in place of seeds"
+        "--noise",
+        type=Path,
+        metavar="NPY",
+        help="decode this noise [N, T, D] in place of seeds (.npy, or a .npz's array noise)",
     )
     parser.add_argument("--save-latent", type=Path, metavar="NPY", help="write the noise [N, T, D]")
     add_guidance(parser)
@@ -81,77 +106,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.columns is not None and arguments.columns < 1:
         raise UsageError(f"--columns {arguments.columns} is below 1")
-    _check_outputs(arguments)
+    kind = _check_outputs(arguments)
     recipe = _take_recipe(arguments) if arguments.like else None
-    warn_if_guidance_is_idle(arguments)
+    refuse_together(arguments, "noise", "seed", "num_images")
+    refuse_together(arguments, "separate", "columns")
+    if kind in ARRAYS and is_given(arguments, "columns"):
+        raise UsageError(f"--columns is for pictures, not for {arguments.output}")
+    if recipe is None:
+        warn_if_guidance_is_idle(arguments)
+    progress = ProgressLine(not arguments.quiet)
     with open_flow(arguments) as flow:
-        warn_if_label_is_idle(arguments, flow.spec)
-        _check_channels(flow)
-        if recipe:
+        if recipe is None:
+            warn_if_label_is_idle(arguments, flow.spec)
+        else:
             _check_same(flow, recipe, arguments)
-        progress = ProgressLine(not arguments.quiet)
-        with closing(_events(flow, arguments, recipe)) as events:
-            finished = _follow(events, progress)
-    paths = _save(finished.result, arguments)
-    if arguments.save_latent:
-        write_array(arguments.save_latent, finished.result.noise)
-    _report(finished, paths, arguments, progress)
+        job = _job(flow, arguments, recipe)
+        shown = 1 if arguments.separate else len(job)
+        check_sheet(
+            arguments.output or "the picture", kind, shown, arguments.columns, flow.spec.image
+        )
+        make = _separately if arguments.separate else _together
+        made = make(job, kind, arguments, progress)
+    if made.seeds:
+        _report(made, arguments, progress)
+    if error := failure(job, made.failed):
+        raise error
     return 0
 
 
-def _check_channels(flow: Flow) -> None:
-    channels = flow.spec.image.in_channels
-    if channels not in MODES:
-        raise UsageError(
-            f"this model's images have {channels} channels, which no PNG holds: make a .npy of "
-            "them with flowship decode"
-        )
-
-
-def _events(
-    flow: Flow, arguments: argparse.Namespace, recipe: Recipe | None
-) -> Generator[Event, None, None]:
-    options = sampling(arguments)
+def _job(flow: Flow, arguments: argparse.Namespace, recipe: Recipe | None) -> Job:
     if arguments.noise:
         noise = read_latents(arguments.noise, flow.spec)
-        labels = resolve_labels(arguments.label, flow.spec, len(noise))
-        denoise = options.pop("denoise")
-        guidance = Guidance(*options.values())
-        digest = sha256_bytes(noise.astype("<f4").tobytes())
-        made = flow.recipe(labels, guidance, denoise, noise=digest)
-        return flow.decode_events(
-            noise, labels=labels, guidance=guidance, denoise=denoise, recipe=made
-        )
+        return noise_job(flow, arguments, noise, arguments.label)
     if recipe:
-        return flow.events(seed=recipe.seeds, label=list(recipe.labels), **options)
+        return recipe_job(flow, arguments, recipe, arguments.like)
     seeds = parse_seeds(arguments.seed, arguments.num_images)
-    return flow.events(seed=seeds, label=arguments.label, **options)
+    return seeds_job(flow, arguments, seeds, arguments.label)
 
 
-def _follow(events: Iterator[Event], progress: ProgressLine) -> Finished:
-    for event in events:
-        if isinstance(event, Progress):
-            progress.update(event.fraction, f"{event.block}, patch {event.patches}")
-        elif isinstance(event, Denoising):
-            progress.update(1.0, "denoising")
-        elif isinstance(event, Finished):
-            progress.clear()
-            return event
-    raise AssertionError("events end with Finished")
+# ---- before the work ----------------------------------------------------------------------------
 
 
 def _take_recipe(arguments: argparse.Namespace) -> Recipe:
     """Read the recipe of --like into the options; refuse options that would contradict it."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    given = [
-        name for name in _RECIPE_OPTIONS if getattr(arguments, name) != parser.get_default(name)
-    ]
+    given = [name for name in _RECIPE_OPTIONS if is_given(arguments, name)]
     if given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
         raise UsageError(f"--like takes everything from the picture: leave out {names}")
     recipe = read_recipe(arguments.like)
-    if recipe.noise != PHILOX_NOISE:
+    if recipe.noise != PHILOX_NOISE and recipe.between is None:
         raise UsageError(
             f"{arguments.like} was made of a noise file with the sha256 {recipe.noise}: "
             "decode that file again with --noise"
@@ -161,7 +164,6 @@ def _take_recipe(arguments: argparse.Namespace) -> Recipe:
     arguments.engine, arguments.precision = recipe.engine, recipe.precision
     arguments.device, arguments.columns = recipe.device, recipe.columns
     arguments.plan = recipe.plan
-    arguments.label = None if all(label is None for label in recipe.labels) else "recipe"
     return recipe
 
 
@@ -174,44 +176,145 @@ def _check_same(flow: Flow, recipe: Recipe, arguments: argparse.Namespace) -> No
         )
 
 
-def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Before the work: where the results go."""
+def _check_outputs(arguments: argparse.Namespace) -> str:
+    """Where the results go, and as what."""
     output = arguments.output
     if arguments.save_latent:
-        check_file(arguments.save_latent)
+        check_output(arguments.save_latent, (NPY,), "--save-latent")
     if output and not arguments.separate:
-        check_file(output)
-    elif output and (output.suffix.lower() == ".png" or output.is_file()):
+        return check_output(output, (*PICTURES, *ARRAYS))
+    if output and (output.suffix.lower() in SUFFIXES or output.is_file()):
         raise UsageError(f"-o {output} is a file name, --separate wants a folder")
+    if not output:
+        check_file("picture.png")  # the current folder
+    return PNG
 
 
-def _save(result: Generated, arguments: argparse.Namespace) -> list[Path]:
-    if arguments.separate:
-        folder = arguments.output or Path(".")
-        folder.mkdir(parents=True, exist_ok=True)
-        return result.save_each(folder)
+# ---- the work -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Made:
+    """What was written, and what can be said of it when the pictures are gone.
+
+    Attributes:
+        recipe: of a picture; ``seeds`` and ``labels`` are those of all.
+    """
+
+    recipe: Recipe
+    seconds: float = 0.0
+    seeds: list[int] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    pixels: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+    def add(self, result: Generated, paths: list[Path]) -> None:
+        self.seeds += result.recipe.seeds
+        self.labels += result.recipe.labels
+        self.pixels += [sha256_bytes(image.tobytes()) for image in result.pictures()]
+        self.paths += paths
+
+
+def _together(job: Job, kind: str, arguments: argparse.Namespace, progress: ProgressLine) -> _Made:
+    """All pictures in one file."""
+    check_recipe_size(job)
+    finished = follow(job.events(), progress)
+    result = finished.result
     default = Path(f"{result.recipe.bundle}-{result.recipe.seeds[0]}.png")
-    return [result.save(arguments.output or default, columns=arguments.columns)]
+    output: Path = arguments.output or default
+    path, _ = save(
+        result,
+        kind,
+        output,
+        job,
+        columns=arguments.columns,
+        new_name=arguments.output is None,
+    )
+    made = _Made(result.recipe, finished.seconds, failed=list(finished.failed))
+    made.add(result, [path])
+    if arguments.save_latent:
+        _save_noise(job, made, arguments.save_latent)
+    return made
 
 
-def _report(
-    finished: Finished, paths: list[Path], arguments: argparse.Namespace, progress: ProgressLine
-) -> None:
-    result, count = finished.result, len(finished.result)
-    pixels = [sha256_bytes(image.tobytes()) for image in result.pictures()]
+def _separately(
+    job: Job, kind: str, arguments: argparse.Namespace, progress: ProgressLine
+) -> _Made:
+    """A file for each picture, written before the next ones are made."""
+    folder = arguments.output or Path(".")
+    folder.mkdir(parents=True, exist_ok=True)
+    check_file(folder / "picture.png")
+    stems = stems_of(job.recipe.bundle, job.seeds)
+    made, start = _Made(job.recipe), time.monotonic()
+    for part in _parts(len(job)):
+        share = (part.stop - part.start) / len(job)
+        try:
+            finished = follow(job.events(part), progress, part.start / len(job), share)
+        except NonFiniteError as error:  # all of these
+            made.failed += [_moved(one, part) for one in failed_of(error)]
+            continue
+        result = finished.result
+        made.failed += [_moved(one, part) for one in finished.failed]
+        bad = {one.number for one in finished.failed}
+        own = [stems[i] for i in range(part.start, part.stop) if i - part.start not in bad]
+        paths = []
+        for path, _ in result.saving_each(folder, own, always_new=arguments.output is None):
+            save_latents(path, job)
+            paths.append(path)
+            if not arguments.json:
+                print(path, flush=True)
+        made.add(result, paths)
+    made.seconds = time.monotonic() - start
+    if arguments.save_latent and made.seeds:
+        _save_noise(job, made, arguments.save_latent)
+    return made
+
+
+def _parts(count: int) -> Iterator[slice]:
+    for first in range(0, count, MAX_PICTURES_TOGETHER):
+        yield slice(first, min(first + MAX_PICTURES_TOGETHER, count))
+
+
+def _moved(one: Failed, part: slice) -> Failed:
+    return replace(one, number=part.start + one.number)
+
+
+def _save_noise(job: Job, made: _Made, path: Path) -> None:
+    """The noise of what was made, as np.save() writes it, never all of it in memory."""
+    own = replace(job, seeds=tuple(made.seeds), labels=tuple(made.labels))
+    shape = (len(own), *job.flow.spec.latents[0].shape)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with atomic_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in _parts(len(own)):
+            file.write(own.noise_of(part).astype("<f4").tobytes())
+
+
+# ---- afterwards ---------------------------------------------------------------------------------
+
+
+def _report(made: _Made, arguments: argparse.Namespace, progress: ProgressLine) -> None:
+    count = len(made.seeds)
+    is_speed = arguments.engine not in UNTIMED_ENGINES
     if arguments.json:
+        recipe = {**made.recipe.to_json(), "seeds": made.seeds, "labels": made.labels}
         report: dict[str, Any] = {
-            "output": [str(path) for path in paths],
+            "output": [str(path) for path in made.paths],
             "images": count,
-            "seconds": finished.seconds,
-            "seconds_per_image": finished.seconds / count,
-            "images_per_minute": 60 * count / finished.seconds,
-            "pixels_sha256": pixels,
-            "recipe": to_json(result.recipe),
+            "seconds": made.seconds,
+            "seconds_per_image": made.seconds / count if is_speed else None,
+            "images_per_minute": 60 * count / made.seconds if is_speed else None,
+            "pixels_sha256": made.pixels,
+            "recipe": recipe,
         }
+        if made.failed:
+            report["failed_seeds"] = [one.seed for one in made.failed]
         print_json(report)
         return
-    rate = f", {60 * count / finished.seconds:.0f} pictures a minute" if count > 1 else ""
-    progress.note(f"{count} picture{'s' * (count > 1)} in {format_seconds(finished.seconds)}{rate}")
-    for path in paths:
-        print(path)
+    rate = f", {60 * count / made.seconds:.0f} pictures a minute" if count > 1 else ""
+    rate = rate if is_speed else f", {NOT_A_SPEED}: {arguments.engine} checks files"
+    progress.note(f"{count} picture{'s' * (count > 1)} in {format_seconds(made.seconds)}{rate}")
+    if not arguments.separate:
+        for path in made.paths:
+            print(path)

@@ -10,15 +10,15 @@ from types import ModuleType
 from typing import Any
 
 from ..bundle import Bundle
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, UsageError
+from ..file_kinds import is_checkpoint
 from ..footprint import footprints
 from ..manifest import Manifest, Quality
 from ..spec import FlowSpec
-from ..table import format_bytes, format_table
+from ..table import format_bytes, format_interval, format_number, format_table
 from .options import print_json
 
 FP16_NOTE = "onnx fp16 is for GPUs and storage: on x86 CPUs it is slower than fp32"
-CHECKPOINT_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".safetensors"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,18 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--in-channels", type=int, metavar="N", help="of an ambiguous checkpoint")
     parser.add_argument("--head-dim", type=int, metavar="N", help="of a checkpoint (64)")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="which of a checkpoint's models, such as ema"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if _is_checkpoint(arguments.path):
+    if arguments.path and is_checkpoint(Path(arguments.path)):
         return int(_import_export_inspect().run(arguments))
     with Bundle.open(arguments.path) as bundle:
+        _refuse_checkpoint_options(arguments)
         if arguments.json:
             print_json(describe(bundle))
         else:
             print(render(bundle))
     return 0
+
+
+def _refuse_checkpoint_options(arguments: argparse.Namespace) -> None:
+    for name in ("in_channels", "head_dim", "weights"):
+        if getattr(arguments, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for checkpoints, and {arguments.path} is a bundle")
 
 
 def _import_export_inspect() -> ModuleType:
@@ -50,11 +61,6 @@ def _import_export_inspect() -> ModuleType:
             raise
         what = "flowship inspect of a checkpoint"
         raise MissingExtraError(what, str(error.name), "export") from error
-
-
-def _is_checkpoint(path: str | None) -> bool:
-    place = Path(path or "")
-    return bool(path) and place.is_file() and place.suffix.lower() in CHECKPOINT_SUFFIXES
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -129,7 +135,7 @@ def render(bundle: Bundle) -> str:
             "measured against the trained model in float32",
             quality_table(manifest.quality),
         ]
-        lines += [f"  checked: {words}" for words in dict.fromkeys(_check_words(manifest))]
+        lines += quality_words(manifest.quality)
     lines += [f"note: {note}" for note in _notes(manifest)]
     return "\n".join(lines)
 
@@ -170,14 +176,14 @@ def quality_table(quality: tuple[Quality, ...]) -> str:
         [
             f"  {q.engine}",
             q.precision,
-            f"{q.max_abs_error:.1e}",
-            f"{q.image_max_abs_error:.1e}" if q.image_max_abs_error is not None else "-",
-            f"{q.psnr_db:.1f}" if q.psnr_db is not None else "-",
-            f"{q.psnr_db_median:.1f}" if q.psnr_db_median is not None else "-",
-            f"{q.bits_per_dim:.4f}" if q.bits_per_dim is not None else "-",
-            f"{q.bits_per_dim_change:+.5f}" if q.bits_per_dim_change is not None else "-",
-            _interval(q.bits_per_dim_change_low, q.bits_per_dim_change_high),
-            f"{q.round_trip_error:.1e}" if q.round_trip_error is not None else "-",
+            _number(q.max_abs_error, ".1e"),
+            _number(q.image_max_abs_error, ".1e"),
+            _number(q.round_trip_error, ".1e"),
+            _number(q.psnr_db, ".1f"),
+            _number(q.psnr_db_median, ".1f"),
+            _number(q.bits_per_dim, ".4f"),
+            _number(q.bits_per_dim_change, "+.5f"),
+            format_interval(q.bits_per_dim_change_low, q.bits_per_dim_change_high),
             format_bytes(q.nbytes) if q.nbytes is not None else "-",
             format_bytes(q.peak_memory_bytes) if q.peak_memory_bytes is not None else "-",
             q.check,
@@ -187,14 +193,14 @@ def quality_table(quality: tuple[Quality, ...]) -> str:
     header = [
         "  engine",
         "precision",
-        "max_abs_error",
+        "error of xa, xb",
         "of images",
+        "of round trip",
         "PSNR dB",
         "median",
         "bits/dim",
         "change",
         "95% interval",
-        "round trip",
         "size",
         "peak memory",
         "check",
@@ -202,15 +208,26 @@ def quality_table(quality: tuple[Quality, ...]) -> str:
     return format_table(header, rows)
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return f"{low:+.5f} to {high:+.5f}" if low is not None and high is not None else "-"
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format_number(value, form)
 
 
-def _check_words(manifest: Manifest) -> list[str]:
-    words = [f"{q.engine} {q.precision} with {q.checked_with}" for q in manifest.quality]
-    words += [q.inputs for q in manifest.quality]
-    words += [f"{q.precision} weights by {q.method}" for q in manifest.quality if q.method]
-    words += [
-        f"bits/dim of {q.bits_per_dim_inputs}" for q in manifest.quality if q.bits_per_dim_inputs
-    ]
-    return words
+def quality_words(quality: tuple[Quality, ...]) -> list[str]:
+    """Lines that say what the columns of quality_table() are, and what they were measured on."""
+    words = [f"{q.engine} {q.precision} with {q.checked_with}" for q in quality]
+    words += [q.inputs for q in quality]
+    words += [f"{q.precision} weights by {q.method}" for q in quality if q.method]
+    words += [f"bits/dim of {rows} on {inputs}" for inputs, rows in _bits_inputs(quality).items()]
+    errors = "largest differences: of (xa, xb) from a torch module with the weights as stored"
+    if any(q.check == "full" for q in quality):
+        errors += ", of decoded images from those of the trained model, of encode(decode(z)) from z"
+    return [f"  errors: {errors}", *(f"  checked: {line}" for line in dict.fromkeys(words))]
+
+
+def _bits_inputs(quality: tuple[Quality, ...]) -> dict[str, str]:
+    """The rows by what their bits/dim were measured on."""
+    found: dict[str, list[str]] = {}
+    for q in quality:
+        if q.bits_per_dim_inputs:
+            found.setdefault(q.bits_per_dim_inputs, []).append(f"{q.engine} {q.precision}")
+    return {inputs: ", ".join(rows) for inputs, rows in found.items()}

@@ -6,16 +6,17 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ..atomic import check_file
 from ..errors import UsageError
 from ..flow import Flow, draw_noise
-from ..generated import Generated
-from ..guidance import Guidance
-from ..hashing import sha256_bytes
-from ..interpolation import slerp
+from ..images import Floats
 from ..labels import resolve_labels
+from ..outputs import ARRAYS, PICTURES, PNG, check_output
+from ..picture_formats import check_sheet
+from ..progress import ProgressLine
+from ..recipe import MAX_STEPS, Between
+from .job import Job, failure, follow, latents_between, save, way_job
 from .options import (
     add_bundle,
     add_engine,
@@ -26,26 +27,32 @@ from .options import (
     parse_seeds,
     print_json,
     read_all,
-    sampling,
     warn_if_guidance_is_idle,
+    warn_if_label_is_idle,
 )
 
-Floats = npt.NDArray[np.float32]
+DEFAULT = Path("interpolation.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser, optional=True)
     ends = parser.add_mutually_exclusive_group(required=True)
     ends.add_argument("--seeds", metavar="A,B", help="the two seeds")
-    ends.add_argument("--images", type=Path, nargs=2, metavar="PICTURE", help="the two pictures")
+    ends.add_argument(
+        "--images",
+        type=Path,
+        nargs=2,
+        metavar="PICTURE",
+        help="the two pictures; their latents are kept in a .npy beside the strip, for --like",
+    )
     parser.add_argument("--steps", type=int, default=8, metavar="N", help="pictures in all (8)")
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
-        default=Path("interpolation.png"),
-        metavar="PNG",
-        help="the strip (%(default)s)",
+        metavar="FILE",
+        help="the strip, .png, .jpg (quality 95, 4:4:4) or .webp (lossless), or its pictures as "
+        f".npy or .npz (a new {DEFAULT})",
     )
     add_label(parser)
     add_guidance(parser)
@@ -54,48 +61,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    steps = arguments.steps
-    if not 2 <= steps <= 1000:
-        raise UsageError(f"--steps {steps} is not between 2 and 1000")
-    check_file(arguments.output)
+    steps, output = arguments.steps, arguments.output
+    if not 2 <= steps <= MAX_STEPS:
+        raise UsageError(f"--steps {steps} is not between 2 and {MAX_STEPS}")
+    kind = check_output(output, (*PICTURES, *ARRAYS)) if output else PNG
+    if not output:
+        check_file("picture.png")  # the current folder
     warn_if_guidance_is_idle(arguments)
     with open_flow(arguments) as flow:
-        ends = _label_ends(flow, arguments.label)
-        first, last = _end_noise(flow, arguments, ends)
-        noise = np.stack([slerp(first, last, i / (steps - 1)) for i in range(steps)])
-        # Each picture takes the label of the nearer end.
-        labels = [ends[0] if 2 * i < steps else ends[1] for i in range(steps)]
-        images = flow.decode(noise, label=labels, **sampling(arguments))
-        options = sampling(arguments)
-        denoise = options.pop("denoise")
-        digest = sha256_bytes(noise.astype("<f4").tobytes())
-        recipe = flow.recipe(labels, Guidance(*options.values()), denoise, noise=digest)
-        path = Generated(images, noise, recipe).save(arguments.output, columns=steps)
+        warn_if_label_is_idle(arguments, flow.spec)
+        check_sheet(output or DEFAULT, kind, steps, steps, flow.spec.image)
+        job = _job(flow, arguments)
+        finished = follow(job.events(), ProgressLine(not arguments.quiet))
+        path, latents = save(
+            finished.result, kind, output or DEFAULT, job, columns=steps, new_name=not output
+        )
+    recipe = finished.result.recipe
     if arguments.json:
-        print_json({"output": str(path), "images": steps, "labels": labels})
+        report = {"output": str(path), "images": len(recipe.labels), "labels": recipe.labels}
+        print_json(report | ({"latents": str(latents)} if latents else {}))
     else:
         print(path)
+    if error := failure(job, list(finished.failed)):
+        raise error
     return 0
 
 
-def _label_ends(flow: Flow, label: str | None) -> tuple[int | None, int | None]:
-    first, last = resolve_labels(label, flow.spec, 2)
-    return first, last
-
-
-def _end_noise(
-    flow: Flow, arguments: argparse.Namespace, labels: tuple[int | None, int | None]
-) -> tuple[Floats, Floats]:
-    """[T, D] noise of both ends."""
+def _job(flow: Flow, arguments: argparse.Namespace) -> Job:
+    steps = arguments.steps
+    first, last = resolve_labels(arguments.label, flow.spec, 2)
+    # Each picture takes the label of the nearer end.
+    labels = tuple(first if 2 * i < steps else last for i in range(steps))
     if arguments.seeds is not None:
         seeds = parse_seeds(arguments.seeds, None)
         if len(seeds) != 2:
             raise UsageError(f"--seeds {arguments.seeds} are not two seeds, as in 3,9")
-        first, last = draw_noise(seeds, flow.spec)
-        return first, last
-    _, images = read_all(arguments.images, flow.spec.image)
+        noise = draw_noise(seeds, flow.spec)
+        return way_job(flow, arguments, Between(steps, tuple(seeds)), noise, labels)
+    ends = _latents(flow, arguments.images, (first, last))
+    return way_job(flow, arguments, latents_between(ends, steps), ends, labels)
+
+
+def _latents(flow: Flow, paths: list[Path], labels: tuple[int | None, int | None]) -> Floats:
+    """[2, T, D] noise of two pictures."""
+    _, images = read_all(paths, flow.spec.image)
     if len(images) != 2:
         raise UsageError(f"--images hold {len(images)} pictures, expected 2")
     z, _ = flow.encode(images, label=list(labels))
-    first, last = z / np.sqrt(flow.bundle.array("var"))
-    return first, last
+    noise: Floats = (z / np.sqrt(flow.bundle.array("var"))).astype(np.float32)
+    return noise

@@ -15,11 +15,14 @@ from ..engines import ENGINE_NAMES
 from ..engines.base import MAX_THREADS
 from ..errors import UsageError
 from ..flow import Flow
-from ..guidance import GUIDE_WHAT
+from ..guidance import GUIDE_WHAT, Guidance
 from ..images import Floats
+from ..input_paths import check_readable
 from ..pictures import read_images
 from ..plan import Plan, PlanFile
+from ..progress import say
 from ..spec import FlowSpec, ImageSpec
+from ..text import ascii_json, is_utf8, printable
 
 MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill the disk
 
@@ -119,12 +122,13 @@ def _plan(choice: str | Plan) -> Plan | Literal["saved", "default"]:
         return choice
     if choice in ("saved", "default"):
         return "saved" if choice == "saved" else "default"
+    if not Path(choice).exists():
+        raise UsageError(f"--plan {choice!r} does not exist: expected saved, default or a file")
+    check_readable(choice, "--plan")
     try:
         text = Path(choice).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--plan {choice!r} is neither saved nor default nor a file: {error}"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--plan {choice} is not text in UTF-8: {error}") from error
     return PlanFile.loads(text, choice).plan
 
 
@@ -139,19 +143,43 @@ def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def refuse_together(arguments: argparse.Namespace, option: str, *others: str) -> None:
+    """Refuse options of which one would be ignored beside ``option``; names are those of dest.
+
+    Raises:
+        UsageError: with what to leave out.
+    """
+    ignored = [name for name in others if is_given(arguments, name)]
+    if is_given(arguments, option) and ignored:
+        names = " and ".join(map(_dashed, ignored))
+        raise UsageError(f"{_dashed(option)} leaves nothing to {names}: give one of them")
+
+
+def is_given(arguments: argparse.Namespace, name: str) -> bool:
+    """Whether an option was written, be it with the value of its default."""
+    return name in getattr(arguments, "given", ()) or getattr(arguments, name) is True
+
+
+def _dashed(name: str) -> str:
+    return "-o" if name == "output" else "--" + name.replace("_", "-")
+
+
 def warn_if_guidance_is_idle(arguments: argparse.Namespace) -> None:
     """Both branches are the same network on the same input: say so instead of pretending."""
+    Guidance(*list(sampling(arguments).values())[:4])  # what is no number at all is an error
+    if arguments.guidance == 0:
+        names = ("guide_what", "annealed_guidance", "attn_temp")
+        if given := [_dashed(name) for name in names if is_given(arguments, name)]:
+            words = ", ".join(given)
+            say(f"note: {words} changes nothing without --guidance")
     if arguments.guidance > 0 and arguments.label is None and arguments.attn_temp == 1:
-        print(
-            "note: guidance changes nothing without --label or an --attn-temp other than 1",
-            file=sys.stderr,
-        )
+        say("note: guidance changes nothing without --label or an --attn-temp other than 1")
 
 
 def warn_if_label_is_idle(arguments: argparse.Namespace, spec: FlowSpec) -> None:
     """Numbers are ignored by a model without classes; names are an error before this."""
     if arguments.label is not None and not spec.num_classes:
-        print("note: this model has no classes, --label changes nothing", file=sys.stderr)
+        say("note: this model has no classes, --label changes nothing")
 
 
 def parse_seeds(text: str, count: int | None) -> list[int]:
@@ -190,4 +218,9 @@ def read_all(paths: Sequence[Path], spec: ImageSpec) -> tuple[list[str], Floats]
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    print_json_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_json_text(text: str) -> None:
+    """JSON on stdout, in ASCII where that is not UTF-8: its own escapes are not JSON's."""
+    print(printable(text) if is_utf8(sys.stdout) else ascii_json(text), end="", flush=True)

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from ..atomic import atomic_file, check_file
 from ..bundle import Bundle
+from ..conditions import describe
 from ..convergence import QUICK, WHOLE, measure_floor, measure_profile
 from ..engines import EngineOptions, find_engine
 from ..engines.base import MAX_THREADS
 from ..engines.onnx import OnnxEngine
-from ..engines.onnx_packed import packed_folder
-from ..errors import UsageError
-from ..flow import choose_precision, made_for
+from ..engines.onnx_packed import make_packed_folder
+from ..errors import FlowshipError, UsageError
+from ..flow import Flow
+from ..machine_limits import usable_cores
 from ..model import Model
-from ..plan import FLOOR_FACTOR, PLAN, PlanFile
+from ..opening import choose_precision, made_for
+from ..outputs import check_suffix
+from ..plan import FLOOR_FACTOR, PLAN, Plan, PlanFile
 from ..plan_plot import plan_svg
-from ..plan_search import LONG_PICTURE, PlanSearch, Settings
+from ..plan_search import LONG_PICTURE, Candidate, PlanSearch, Settings
+from ..plan_verdict import PictureTimes, time_plan
 from ..planner import ONE_PATCH, planned_seconds
 from ..progress import ProgressLine
-from ..saved_plans import SavedPlan, save_plan
+from ..saved_plans import SavedPlan, make_plans_folder, save_plan
 from ..table import format_bytes
 from ..timing import sequential_estimate
+from ..trust import UNTIMED_ENGINES, UNTIMED_NOTE
 from .options import add_bundle, add_report, print_json, thread_count
 from .plan_report import plan_report, print_plan
+
+T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,9 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
     progress = ProgressLine(not arguments.quiet)
     if arguments.pack_weights and arguments.engine != "onnx":
         raise UsageError(f"--pack-weights is for the engine onnx, not {arguments.engine}")
+    if arguments.engine in UNTIMED_ENGINES:
+        raise UsageError(f"there is nothing to plan: {UNTIMED_NOTE}")
     if arguments.plot:
         check_file(arguments.plot)
+        check_suffix(arguments.plot, (".svg",), "--plot")
     threads = _thread_counts(arguments.threads)
+    if arguments.save:
+        make_plans_folder()
+    if arguments.pack_weights:
+        make_packed_folder()
     with Bundle.open(arguments.bundle) as bundle:
         if bundle.spec.image.num_patches == 1:
             raise UsageError(f"{bundle.manifest.name}: {ONE_PATCH}: there is nothing to plan")
@@ -85,35 +101,75 @@ def run(arguments: argparse.Namespace) -> int:
         progress = ProgressLine(not arguments.quiet)
         search = PlanSearch(bundle, known.profile, tolerance, settings, progress.update)
         best = min(search.candidates(), key=lambda candidate: candidate.seconds)
-        progress.clear()
         plan = best.plan(tolerance)
-        saved, version = None, _version(bundle, arguments, precision)
-        if arguments.save:
-            saved = save_plan(
-                SavedPlan(
-                    bundle_sha256=bundle.sha256,
-                    engine=arguments.engine,
-                    engine_version=version,
-                    precision=precision,
-                    device=arguments.device,
-                    threads=best.threads,
-                    spinning=best.spinning,
-                    plan=plan,
-                    seconds=planned_seconds(best.plain),
-                    guided_seconds=planned_seconds(best.guided),
-                )
-            )
+        progress.update(1.0, "comparing the plan with sequential sampling")
+        found, version = _judge(bundle, settings, best, plan)
+        progress.clear()
+        errors: list[OSError | FlowshipError] = []
+        saved = _saved(bundle, settings, version, best, plan, errors) if arguments.save else None
         if arguments.pack_weights:
-            _pack(bundle, arguments, precision, progress)
+            _try(lambda: _pack(bundle, arguments, precision, progress), errors)
         name = bundle.manifest.name
-    if arguments.plot:
-        with atomic_file(arguments.plot) as file:
-            file.write(plan_svg(name, best.plain, best.guided).encode())
+    conditions = f"{describe(usable_cores())}; {version}"
     if arguments.json:
-        print_json(plan_report(name, best, plan, saved))
+        print_json(plan_report(name, best, plan, saved, found, conditions))
     else:
-        print_plan(name, best, plan, saved)
+        print_plan(name, best, plan, saved, found, conditions)
+    if arguments.plot:
+        _try(lambda: _plot(arguments.plot, name, best), errors)
+    if errors:  # after what was measured is printed
+        raise errors[0]
     return 0
+
+
+def _judge(
+    bundle: Bundle, settings: Settings, best: Candidate, plan: Plan
+) -> tuple[list[PictureTimes], str]:
+    """The plan against sequential sampling, where a picture is not too long; the engine."""
+    options = EngineOptions(settings.precision, settings.device, best.threads, best.spinning)
+    with closing(find_engine(settings.engine)(bundle, options)) as engine:
+        planned, sequential = (Flow(bundle, engine, each) for each in (plan, Plan()))
+        timed = [kind for kind in (False, True) if best.sequential_pictures[kind] is not None]
+        found = [time_plan(planned, sequential, guided=kind) for kind in timed]
+        return found, engine.info.version
+
+
+def _saved(
+    bundle: Bundle,
+    settings: Settings,
+    version: str,
+    best: Candidate,
+    plan: Plan,
+    errors: list[OSError | FlowshipError],
+) -> Path | None:
+    """Where the plan was saved; None where that failed after all."""
+    saved = SavedPlan(
+        bundle_sha256=bundle.sha256,
+        engine=settings.engine,
+        engine_version=version,
+        precision=settings.precision,
+        device=settings.device,
+        threads=best.threads,
+        spinning=best.spinning,
+        plan=plan,
+        seconds=planned_seconds(best.plain),
+        guided_seconds=planned_seconds(best.guided),
+    )
+    return _try(lambda: save_plan(saved), errors)
+
+
+def _try(work: Callable[[], T], errors: list[OSError | FlowshipError]) -> T | None:
+    """What fails after minutes of measuring must not lose what was measured."""
+    try:
+        return work()
+    except (OSError, FlowshipError) as error:
+        errors.append(error)
+        return None
+
+
+def _plot(path: Path, name: str, best: Candidate) -> None:
+    with atomic_file(path) as file:
+        file.write(plan_svg(name, best.plain, best.guided).encode())
 
 
 def _with_profile(
@@ -144,17 +200,11 @@ def _with_profile(
 
 def _thread_counts(text: str | None) -> tuple[int, ...]:
     if text is None:
-        return tuple(sorted({1, min(os.cpu_count() or 1, MAX_THREADS)}))
+        return tuple(sorted({1, min(usable_cores(), MAX_THREADS)}))
     try:
         return tuple(sorted({thread_count(part) for part in text.split(",")}))
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--threads: {error}; as in 1,2,4") from error
-
-
-def _version(bundle: Bundle, arguments: argparse.Namespace, precision: str) -> str:
-    options = EngineOptions(precision, arguments.device)
-    with closing(find_engine(arguments.engine)(bundle, options)) as engine:
-        return engine.info.version
 
 
 def _pack(
@@ -162,7 +212,7 @@ def _pack(
 ) -> None:
     with closing(OnnxEngine(bundle, EngineOptions(precision, arguments.device))) as engine:
         written = engine.pack_weights()
-    where = packed_folder()
+    where = make_packed_folder()
     progress.note(
         f"packed weights: {format_bytes(written)} written to {where}"
         if written

@@ -10,12 +10,23 @@ from typing import Any
 from ..exactness import MAX_LEVELS, MIN_EQUAL, Difference
 from ..plan import Plan
 from ..plan_search import Candidate
+from ..plan_verdict import PictureTimes
 from ..planner import Option, planned_seconds, sequential_seconds
 from ..table import format_table
 
 
-def plan_report(name: str, best: Candidate, plan: Plan, saved: Path | None) -> dict[str, Any]:
-    """Seconds are of one picture: the sum of its calls, and where it was timed the whole of it."""
+def plan_report(
+    name: str,
+    best: Candidate,
+    plan: Plan,
+    saved: Path | None,
+    found: Sequence[PictureTimes],
+    conditions: str,
+) -> dict[str, Any]:
+    """Seconds are of one picture: the sum of its calls, and where it was timed the whole of it.
+
+    The search's own seconds are those that it chose by; ``verdicts`` were measured afterwards.
+    """
     return {
         "bundle": name,
         "threads": best.threads,
@@ -31,19 +42,32 @@ def plan_report(name: str, best: Candidate, plan: Plan, saved: Path | None) -> d
         "guided_measured_sequential_seconds": best.sequential_pictures[1],
         "options": [asdict(option) for option in best.plain + best.guided],
         "comparisons": [{**asdict(d), "passed": d.passed} for d in best.differences],
+        "verdicts": [asdict(times) for times in found],
+        "conditions": conditions,
         "saved": str(saved) if saved else None,
     }
 
 
-def print_plan(name: str, best: Candidate, plan: Plan, saved: Path | None) -> None:
+def print_plan(
+    name: str,
+    best: Candidate,
+    plan: Plan,
+    saved: Path | None,
+    found: Sequence[PictureTimes],
+    conditions: str,
+) -> None:
     """A table without and one with guidance, what was compared, and what happens with it."""
     for guided, options in enumerate((best.plain, best.guided)):
         threads = f"{best.threads} thread{'s' * (best.threads > 1)}{', spinning' * best.spinning}"
         print(f"{name}, {('without', 'with')[guided]} guidance, {threads}")
         own = [d for d in best.differences if d.guided == bool(guided)]
         print(_table(options, [d for d in own if not d.passed]))
-        print(f"a picture: {_times(best, options, guided)}")
+        timed = next((times for times in found if times.guided == bool(guided)), None)
+        print(f"a picture: {_times(timed) if timed else _estimate(options)}")
         print("".join(f"{line}\n" for line in map(_in_words, own)))
+    print(
+        f"conditions: {conditions}; calls are medians of bursts that take turns, without a verdict"
+    )
     if all(window == 1 for window in [*plan.windows.values(), *plan.guided_windows.values()]):
         failed = any(not d.passed for d in best.differences)
         but = " with the pictures of sequential sampling (--inexact takes others)" if failed else ""
@@ -51,16 +75,25 @@ def print_plan(name: str, best: Candidate, plan: Plan, saved: Path | None) -> No
     print(f"saved as {saved}" if saved else "not saved: --save makes generate use it")
 
 
-def _times(best: Candidate, options: Sequence[Option], guided: int) -> str:
-    planned, sequential = planned_seconds(options), sequential_seconds(options)
-    measured, measured_one = best.pictures[guided], best.sequential_pictures[guided]
-    how = "the sum of its calls; whole ones are not timed above 2 s"
-    if measured is not None and measured_one is not None:
-        planned, sequential, how = measured, measured_one, "measured"
+def _times(times: PictureTimes) -> str:
+    """Such as ``15.2 ms planned, 20.3 ms sequential: faster, 1.34x (95 %: 1.30 to 1.37)``."""
+    trust = f"{times.trust}, spread {times.spread:.0%}"
+    why = "".join(f"; {reason}" for reason in times.reasons)
+    if not times.ratio or not times.low or not times.high:
+        return f"{times.sequential_ms:.1f} ms, sequential ({trust}{why})"
+    ratio, low, high = 1 / times.ratio, 1 / times.high, 1 / times.low
     return (
-        f"{1000 * planned:.1f} ms planned, {1000 * sequential:.1f} ms sequential "
-        f"({sequential / planned:.2f}x; {how})"
+        f"{times.planned_ms:.1f} ms planned, {times.sequential_ms:.1f} ms sequential: "
+        f"{times.verdict}, {ratio:.2f}x (95 %: {low:.2f} to {high:.2f}; {trust}{why})"
     )
+
+
+def _estimate(options: Sequence[Option]) -> str:
+    how = "the sum of its calls, without a verdict: whole ones are not timed above 2 s"
+    sequential = f"{1000 * sequential_seconds(options):.1f} ms sequential"
+    if all(option.window == 1 for option in options if option.chosen):
+        return f"{sequential} ({how})"
+    return f"{1000 * planned_seconds(options):.1f} ms planned, {sequential} ({how})"
 
 
 def _in_words(difference: Difference) -> str:

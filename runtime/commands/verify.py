@@ -8,7 +8,7 @@ from dataclasses import asdict
 from ..bundle import Bundle
 from ..engines import find_engine
 from ..errors import UsageError
-from ..flow import choose_precision
+from ..opening import choose_precision
 from ..progress import ProgressLine
 from ..verification import Check, runnable_engines, verify_bundle
 from .options import add_bundle, add_report, add_threads, print_json

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..spec import ARBlock
+from ..values import whole
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -159,7 +160,10 @@ class EngineOptions:
     packed: bool = True
 
     def __post_init__(self) -> None:
-        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+        if self.threads is None:
+            return
+        object.__setattr__(self, "threads", whole(self.threads, "threads"))
+        if not 1 <= self.threads <= MAX_THREADS:
             raise UsageError(f"threads {self.threads} is not between 1 and {MAX_THREADS}")
 
 

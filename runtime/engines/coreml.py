@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import platform
 import sys
-import tempfile
+import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import EngineError, UsageError
+from ..locks import private_folder
 from ..spec import ARBlock
 from .base import ARStage, EngineInfo, EngineOptions, VJPStage, register_engine
 from .coreml_stage import Array, StepStage, find_step, no_vjp, package_bytes
@@ -48,7 +50,9 @@ class CoreMLEngine:
         self._bundle, self._precision, self._ct = bundle, options.precision, coremltools
         self._units = getattr(coremltools.ComputeUnit, COMPUTE_UNITS[options.device])
         self._keep = package_bytes(bundle.manifest, options.precision) <= RESIDENT_BYTES
-        self._folder = tempfile.TemporaryDirectory(prefix="flowship-coreml-")
+        opened = ExitStack()
+        self._folder = opened.enter_context(private_folder())
+        self._remove_folder = weakref.finalize(self, opened.close)
         self._compiled: dict[Path, _CompiledPackage] = {}
         version = f"coremltools {coremltools.__version__}, macOS {platform.mac_ver()[0]}"
         # 0: Core ML decides how many threads a call takes.
@@ -77,7 +81,7 @@ class CoreMLEngine:
         return StepStage(_CoreMLRunner(package), stage, artifact)
 
     def _compile(self, package: Path) -> _CompiledPackage:
-        target = Path(self._folder.name, f"{package.stem}.mlmodelc")
+        target = self._folder / f"{package.stem}.mlmodelc"
         try:
             compiled = self._ct.models.utils.compile_model(str(package), str(target))
         except Exception as error:  # coremltools raises bare RuntimeError and Exception
@@ -89,7 +93,7 @@ class CoreMLEngine:
 
     def close(self) -> None:
         self._compiled.clear()
-        self._folder.cleanup()
+        self._remove_folder()
 
 
 class _CompiledPackage:

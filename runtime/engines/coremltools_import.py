@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import MissingExtraError
+from ..extras import need
 
 
 def import_coremltools(what: str, submodule: str = "") -> Any:
@@ -22,8 +21,7 @@ def import_coremltools(what: str, submodule: str = "") -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    if importlib.util.find_spec("coremltools") is None:
-        raise MissingExtraError(what, "coremltools", "coreml")
+    need(what, "coremltools")
     with _quiet():
         return importlib.import_module(f"coremltools{submodule}")
 

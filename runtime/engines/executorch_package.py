@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError, EngineError, MissingExtraError
+from ..text import utf8_path
 from .executorch_program import Array, Floats
 from .quiet import quiet_native_stderr
 
@@ -46,8 +47,9 @@ class PackageProgram:
         self._load()
 
     def _load(self) -> None:
+        name = utf8_path(self._path, "ExecuTorch")
         try:
-            self._program = self._runtime.load_program(self._path)
+            self._program = self._runtime.load_program(name)
         except RuntimeError as error:
             raise BundleError(f"{self._path}: not an ExecuTorch program: {error}") from error
 

@@ -71,13 +71,13 @@ def find_runtime() -> ProgramRuntime:
     Raises:
         MissingExtraError: executorch is not installed.
     """
-    from .executorch_shim.build import find_wheel, library_path
+    from .executorch_shim.build import find_library, find_wheel
 
     wheel = find_wheel()
     if wheel is None:
         raise MissingExtraError("the engine executorch", "executorch", "executorch")
-    library = library_path(wheel)
-    if library.is_file():
+    library = find_library(wheel)
+    if library:
         from .executorch_shim.library import ShimRuntime
 
         return ShimRuntime(library, wheel.version)

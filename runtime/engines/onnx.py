@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +13,20 @@ from ..errors import EngineError, UsageError
 from ..footprint import loaded_bytes
 from ..manifest import Artifact
 from ..spec import ARBlock, FlowSpec, ImageSpec
+from ..text import utf8_path
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
 from .onnx_core_stage import CoreStage
 from .onnx_file import check_external_data
-from .onnx_forms import CORE, FLOATS
-from .onnx_packed import check_packed, pack_graph, packed_graph
+from .onnx_forms import CORE, FLOATS, check_int8_cache_version, has_int8_cache
+from .onnx_packed import (
+    check_packed,
+    make_packed_folder,
+    pack_graph,
+    packed_folder,
+    packed_name,
+)
 from .onnx_stage import GqaStage
-from .onnxruntime_import import import_onnxruntime
+from .onnxruntime_import import import_onnxruntime, outdated
 from .resources import SMALL_BLOCK_BYTES, default_threads, resident_bytes
 
 if TYPE_CHECKING:
@@ -76,8 +85,10 @@ class OnnxEngine:
                 f"{PROVIDER_PACKAGES.get(options.device, 'reinstall it')}"
             )
         threads = options.threads or default_threads(self._largest_block_bytes())
+        if has_int8_cache(self._form()):
+            check_int8_cache_version(self.ort.__version__)
         self._few_activations = _activation_bytes(bundle.spec) < FEW_ACTIVATION_BYTES
-        self._resident_bytes = resident_bytes()
+        self._resident_bytes, self._use_packed = resident_bytes(), options.packed
         self._sessions: dict[Artifact, onnxruntime.InferenceSession] = {}
         self._idle: dict[tuple[str, int, int], list[GqaStage]] = {}
         version = f"onnxruntime {self.ort.__version__}"
@@ -176,25 +187,40 @@ class OnnxEngine:
                 kept = {a: s for a, s in self._sessions.items() if a.stage == artifact.stage}
                 self._sessions = kept
                 self._release_idle()
-            packed = self._packed_graph(artifact) if prepack and self._options.packed else None
-            if packed and packed.parent.is_dir():
-                graph = check_packed(packed)
-                self._sessions[artifact] = self._create_session(graph, optimize=False)
-            else:
-                path = self._checked_path(artifact)
-                self._sessions[artifact] = self._create_session(path, prepack)
+            session = self._packed_session(artifact) if prepack else None
+            if session is None:
+                session = self._create_session(self._checked_path(artifact), prepack)
+            self._sessions[artifact] = session
         return self._sessions[artifact]
+
+    def _packed_session(self, artifact: Artifact) -> onnxruntime.InferenceSession | None:
+        """None where weights are not packed; after one that cannot be opened, no other is tried."""
+        caches = packed_folder() if self._use_packed and self.info.device == "cpu" else None
+        folder = caches / self._packed_name(artifact) if caches else None
+        if folder is None or not os.path.isdir(folder):
+            return None
+        try:
+            graph = check_packed(folder)
+        except PermissionError as error:
+            reason = f"{error.filename}: {error.strerror}"
+        else:
+            try:
+                return self._create_session(graph, optimize=False)
+            except EngineError as error:
+                reason = str(error)
+        self._use_packed = False
+        lines = " ".join(line.strip() for line in reason.splitlines())
+        print(f"packed weights are left aside, remove {folder}: {lines}", file=sys.stderr)
+        return None
 
     def _checked_path(self, artifact: Artifact) -> Path:
         path = self._bundle.artifact_path(artifact)
         check_external_data(path, [file.rsplit("/", 1)[-1] for file in artifact.files])
         return path
 
-    def _packed_graph(self, artifact: Artifact) -> Path | None:
-        if self._provider != PROVIDERS["cpu"]:
-            return None
+    def _packed_name(self, artifact: Artifact) -> str:
         hashes = [self._bundle.manifest.files[file].sha256 for file in artifact.files]
-        return packed_graph(hashes, self.info.version)
+        return packed_name(hashes, self.info.version)
 
     def pack_weights(self) -> int:
         """Keep the step graphs packed for this processor; sessions map them from now on.
@@ -203,19 +229,27 @@ class OnnxEngine:
             Bytes written: twice the weights for each number of branches, 0 if it was done before.
 
         Raises:
-            UsageError: on another device than the CPU.
+            UsageError: on another device than the CPU, or caches have no place.
+            EngineError: this version of ONNX Runtime cannot pack them, or not open them again.
         """
-        written = 0
+        if self.info.device != "cpu":
+            raise UsageError(f"weights are packed for the cpu, not for {self.info.device}")
+        caches, written = make_packed_folder(), 0
+        wanted = ("onnx", self._options.precision, "step")
         for artifact in self._bundle.manifest.artifacts:
-            if (artifact.engine, artifact.precision) != ("onnx", self._options.precision):
+            if (artifact.engine, artifact.precision, artifact.role) != wanted:
                 continue
-            target = self._packed_graph(artifact)
-            if target is None:
-                raise UsageError(f"weights are packed for the cpu, not for {self.info.device}")
-            if artifact.role == "step" and not target.parent.is_dir():
-                source = self._checked_path(artifact)
-                written += pack_graph(self.ort, self._session_options(), source, target)
+            target = caches / self._packed_name(artifact)
+            if not target.is_dir():
+                source, options = self._checked_path(artifact), self._session_options()
+                version = self.info.version
+                written += pack_graph(self._open_packing, options, source, target, version)
         return written
+
+    def _open_packing(self, path: Path, options: Any) -> onnxruntime.InferenceSession:
+        if options is None:
+            return self._create_session(path, optimize=False)
+        return self._load(path, options)
 
     def run_options(self, *, shrink: bool) -> Any:
         """With ``shrink`` the session gives its activations back after each call (CPU only).
@@ -249,10 +283,15 @@ class OnnxEngine:
             options.graph_optimization_level = levels.ORT_DISABLE_ALL
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
+        return self._load(path, options)
+
+    def _load(self, path: Path, options: Any) -> onnxruntime.InferenceSession:
+        name = utf8_path(path, "ONNX Runtime")
         try:
-            return self.ort.InferenceSession(str(path), options, providers=[self._provider])
+            return self.ort.InferenceSession(name, options, providers=[self._provider])
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise EngineError(f"onnxruntime cannot load {path}: {error}") from error
+            hint = outdated(self.ort.__version__)
+            raise EngineError(f"onnxruntime cannot load {path}: {error}{hint}") from error
 
 
 class _OnnxVjp:

@@ -24,7 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import EngineError
+from .onnxruntime_import import version_numbers
+
 FLOATS, CODES, CODES_INT8_CACHE, CORE = "gqa", "gqa-nbits", "gqa-nbits-kv8", "core"
+INT8_CACHE_SINCE = (1, 27)
 
 
 def multiplies_codes(form: str) -> bool:
@@ -33,6 +37,21 @@ def multiplies_codes(form: str) -> bool:
 
 def has_int8_cache(form: str) -> bool:
     return form == CODES_INT8_CACHE
+
+
+def check_int8_cache_version(version: str) -> None:
+    """Refuse a version of ONNX Runtime that cannot run an int8 cache (1.26 loads it, then fails).
+
+    Raises:
+        EngineError: it is older.
+    """
+    if version_numbers(version) < INT8_CACHE_SINCE:
+        since = ".".join(map(str, INT8_CACHE_SINCE))
+        raise EngineError(
+            f"an int8 KV cache needs onnxruntime {since} or newer (Python 3.11 or newer), this is "
+            f"{version}: pip install -U 'onnxruntime>={since}', or a bundle that was exported with "
+            "--onnx-kv-cache float"
+        )
 
 
 def run_window(window: int, form: str, branches: int) -> int:

@@ -3,6 +3,7 @@
 import { describe, expect, it } from "vitest";
 import { MAX_COUNT, modelFor, reasonAgainst, requestsOf } from "../src/core/again";
 import { cellsOf } from "../src/core/grid";
+import { dumpRecipe, loadRecipe } from "../src/core/recipe";
 import type { ModelInfo, ModelSummary, Pixels } from "../src/engine/api";
 import { classNameOf, titleOf } from "../src/ui/class_names";
 import { describeDifferences } from "../src/ui/differences";
@@ -23,6 +24,20 @@ describe("a recipe", () => {
   it("of given noise is not made again from its numbers", () => {
     expect(reasonAgainst(recipeWith({}))).toBeNull();
     expect(reasonAgainst(recipeWith({ noise: "c".repeat(64) }))).toMatch(/made of given noise.*--noise/);
+  });
+
+  it("of an interpolation is read, written as Python does, and made again by Python", () => {
+    const recipe = loadRecipe(VECTORS.between);
+    expect(recipe.between).toEqual({ steps: 4, seeds: [3n, 2n ** 64n - 1n], latentsSha256: null, rule: "slerp" });
+    expect(dumpRecipe(recipe)).toBe(VECTORS.between);
+    expect(reasonAgainst(recipe)).toMatch(/between two others.*flowship generate --like/);
+    const wrong = (changes: object) => () =>
+      loadRecipe(VECTORS.between.replace('"steps":4,"seeds":[3,18446744073709551615]', JSON.stringify(changes).slice(1, -1)));
+    expect(wrong({ steps: 1, seeds: [1, 2] })).toThrow(/1 steps, expected 2 to 1000/);
+    expect(wrong({ steps: 4, seeds: [1] })).toThrow(/1 seeds, expected two/);
+    expect(wrong({ steps: 2, seeds: [1, 2] })).toThrow(/picture 2 of 2 steps/);
+    expect(() => loadRecipe(VECTORS.between.replace('"recipe_version":2', '"recipe_version":1'))).toThrow(/needs recipe_version 2/);
+    expect(() => loadRecipe(VECTORS.between.replace('"recipe_version":2', '"recipe_version":3'))).toThrow(/newer than 2.*update flowship/);
   });
 
   it("of many pictures asks for as many as one run has", () => {

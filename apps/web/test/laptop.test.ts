@@ -116,3 +116,18 @@ it("tells a token that the server does not know from other errors", async () => 
   await expect(laptop.generate({ seed: 1n })).rejects.toMatchObject({ kind: "token" });
   await expect(laptop.generate({ seed: 1n })).rejects.toMatchObject({ kind: "usage" });
 });
+
+it("is timed by its own clock, without previews, until there is enough for a verdict", async () => {
+  vi.useFakeTimers({ toFake: ["performance"] });
+  const laptop = await opened();
+  const progress = { block: "b", block_index: 3, patches: 49, num_patches: 49, fraction: 1, seconds_left: 0 };
+  answers = Array.from({ length: 200 }, () => () => {
+    vi.advanceTimersByTime(200); // the way there and back counts for nothing
+    return events(["started", { num_blocks: 4, num_patches: 49 }], ["progress", { ...progress, seconds: 0.01 }],
+      ["progress", { ...progress, seconds: 0.05 }], ["picture", { index: 0, pixels: PIXELS, recipe: VECTORS.recipe }], ["done", {}]);
+  });
+  const row = await laptop.benchmark({});
+  expect(new Set(sent.map(({ url, body }) => `${url} ${body.preview}`))).toEqual(new Set(["api/generate false"]));
+  expect(new Set(row.samples_ms)).toEqual(new Set([50]));
+  expect([row.samples_ms.length, row.median_ms, row.device, row.trust]).toEqual([10, 50, "cpu", "trusted"]);
+});

@@ -38,9 +38,12 @@ class Fake {
 }
 
 let said: string[];
+let cured: string[];
 const browser = () => new Fake("browser");
 const start = (own: Fake, laptop: Fake | null = null) =>
-  new Session(own as unknown as BrowserBackend, laptop as never, (text) => said.push(text));
+  new Session(own as unknown as BrowserBackend, laptop as never, {
+    say: (text) => void said.push(text), cured: (...causes) => void cured.push(...causes),
+  });
 const memory = () => {
   const kept = new Map<string, string>();
   return {
@@ -51,6 +54,7 @@ const memory = () => {
 
 beforeEach(() => {
   said = [];
+  cured = [];
   vi.stubGlobal("navigator", { hardwareConcurrency: 1 });
   vi.stubGlobal("localStorage", memory());
   vi.stubGlobal("sessionStorage", memory());
@@ -138,4 +142,17 @@ it("offers what is kept in the browser while the laptop's engine is used, or doe
   const { offers, problem } = await session.offers();
   expect(offers.map(({ place }) => place)).toEqual(["browser"]);
   expect(problem).toMatchObject({ message: "it does not answer" });
+});
+
+it("takes errors away with their cause: the next task, and the end of the one that ran", async () => {
+  const session = start(browser());
+  let end!: () => void;
+  const running = session.exclusive(() => new Promise<void>((resolve) => (end = resolve)));
+  expect(cured).toEqual(["input", "task"]);
+  await session.exclusive(async () => undefined);
+  expect(said).toEqual(["Something is still running: wait, or cancel it."]);
+  expect(cured).toEqual(["input", "task"]);
+  end();
+  await running;
+  expect(cured).toEqual(["input", "task", "busy"]);
 });

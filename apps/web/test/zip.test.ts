@@ -8,7 +8,9 @@ import { crc32 } from "../src/core/crc32";
 import { Bundle, type FileSource } from "../src/core/bundle";
 import { loadManifest, type Manifest, MANIFEST } from "../src/core/manifest";
 import { BundleZip } from "../src/core/zip";
+import { FlowshipError } from "../src/core/errors";
 import { EMBEDDED } from "./embedded";
+import { VECTORS } from "./vectors";
 
 const GRAPH = "onnx/fp32/block0.gqa_b1.onnx";
 
@@ -99,12 +101,36 @@ describe("a zipped bundle", () => {
     expect((await read(zip(entries))).name).toBe("fashion-mnist");
   });
 
+  /** Names as other programs write them, and what Python makes of them. */
+  it.each(VECTORS.zip_names as { names: string[]; inner: string[] | null }[])("has names %j as in Python", async ({ names, inner }) => {
+    const made = zip(names.map((name) => ({ name, data: text("x"), method: 0, flags: 0x800 })));
+    if (inner === null) await expect(open(made)).rejects.toThrow(FlowshipError);
+    else expect([...(await open(made)).paths]).toEqual(inner);
+  });
+
+  it("opens as ZIP64", async () => {
+    const { base64, inner } = VECTORS.zip64;
+    const made = await open(Uint8Array.from(Buffer.from(base64, "base64")));
+    expect([...made.paths]).toEqual(inner);
+    expect(await new Response(await made.stream("onnx/x")).text()).toBe("what onnx/x holds");
+  });
+
+  it.each([
+    ["UTF-8", (data: Uint8Array) => Buffer.concat([Buffer.from([0xef, 0xbb, 0xbf]), data])],
+    ["UTF-16", (data: Uint8Array) => Buffer.concat([Buffer.from([0xff, 0xfe]), Buffer.from(new TextDecoder().decode(data), "utf16le")])],
+  ])("says that an editor changed its manifest to %s with a mark", async (_, mark) => {
+    const made = await open(zip(files.map((file) => (file.name === MANIFEST ? { ...file, data: mark(file.data) } : file))));
+    const data = await made.manifest();
+    expect(() => Bundle.of(data, { read: () => Promise.reject(new Error()) })).toThrow(/begins with a byte order mark: an editor changed it/);
+  });
+
   const added: [string, Partial<Entry> & { name: string }, RegExp][] = [
     ["a path above it", { name: "../evil" }, /is not allowed|beside the bundle's folder/],
     ["a path out of it", { name: "b/../../evil" }, /is not allowed/],
     ["an absolute path", { name: "/etc/passwd" }, /beside the bundle's folder/],
     ["a drive letter", { name: "b/C:/evil" }, /is not allowed/],
-    ["a backslash", { name: "b/a\\b" }, /is not allowed/],
+    ["a path out of it with backslashes", { name: "b\\..\\..\\evil" }, /is not allowed/],
+    ["a file twice, with other slashes", { name: "b\\manifest.json" }, /has 2 manifest.json/],
     ["a device of Windows", { name: "b/con.txt" }, /Windows cannot store/],
     ["a link", { name: "b/link", mode: 0o120777 }, /link is a link or a special file/],
     ["an encrypted file", { name: "b/x", flags: 1 }, /is encrypted/],

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..base import ComputeUnits
+from ...options import ComputeUnits as ComputeUnits
 
 Var = Any  # a coremltools Var; the package has no type hints
 CacheWrite = Callable[[Var, Var], Var]  # (cache [R, H, S, d], rows [R, H, W, d]) -> cache

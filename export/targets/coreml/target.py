@@ -22,6 +22,7 @@ from ....runtime.manifest import Artifact, EngineName
 from ....runtime.spec import ARBlock
 from ...families.tarflow import BlockWeights, TarFlowConfig
 from ...families.tarflow_network import emit_step
+from ...options import PRECISIONS
 from ..base import TargetOptions
 from .cache import CACHE_FORMS, CacheForm
 from .weights import pack_weights
@@ -35,7 +36,7 @@ class CoreMLTarget:
     """Writes ``coreml/<precision>/<stage>.mlpackage``."""
 
     engine: EngineName = "coreml"
-    precisions: tuple[str, ...] = ("fp16", "int8", "int4", "pal8", "pal6", "pal4", "mixed")
+    precisions: tuple[str, ...] = PRECISIONS["coreml"]
     formats: Mapping[str, tuple[str, ...]] = {
         "int8": ("int8",),
         "int4": ("int4_g32",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +19,13 @@ from torch import Tensor, nn
 
 from ....runtime.engines.quiet import quiet_native_stderr
 from ....runtime.errors import MissingExtraError
+from ....runtime.locks import private_folder
 from ....runtime.manifest import Artifact, EngineName
 from ....runtime.spec import ARBlock
 from ...families.tarflow import BlockWeights, TarFlowConfig
 from ...families.tarflow_network import emit_step
 from ...graph import Network, Value, vector_jacobian
+from ...options import PRECISIONS
 from ...quantize.formats import find_formats
 from ..base import TargetOptions, check_precision
 from .modules import GradientModule, StepModule, Store
@@ -57,7 +58,7 @@ class ExecuTorchTarget:
     """
 
     engine: EngineName = "executorch"
-    precisions: tuple[str, ...] = ("fp32", "fp16", *FORMATS)
+    precisions: tuple[str, ...] = PRECISIONS["executorch"]
     formats: Mapping[str, tuple[str, ...]] = FORMATS
     first_block_cost = 60.0  # tracing and lowering happen once for all blocks
 
@@ -138,8 +139,8 @@ def _template(plan: ProgramPlan, precision: str) -> ProgramTemplate:
         else:
             arrays[name] = np.zeros(sizes, _dtype(precision))
     marked = stand_ins(arrays)  # scales have to be normal numbers, also before they are patched
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "template.pte"
+    with private_folder() as folder:
+        path = folder / "template.pte"
         lower(plan, marked, path)
         return ProgramTemplate(path, marked)
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .target import HEAD_UNIT, OnnxTarget, check_int8_cache
+from .target import HEAD_UNIT, OnnxTarget, check_heads, check_int8_cache
 
-__all__ = ["HEAD_UNIT", "OnnxTarget", "check_int8_cache"]
+__all__ = ["HEAD_UNIT", "OnnxTarget", "check_heads", "check_int8_cache"]

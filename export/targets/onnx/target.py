@@ -8,13 +8,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ....runtime.engines.onnx_forms import CODES, CODES_INT8_CACHE, FLOATS
+from ....runtime.engines.onnx_forms import (
+    CODES,
+    CODES_INT8_CACHE,
+    FLOATS,
+    check_int8_cache_version,
+)
+from ....runtime.engines.onnxruntime_import import import_onnxruntime
 from ....runtime.errors import UsageError
 from ....runtime.manifest import Artifact, EngineName
 from ....runtime.spec import ARBlock
 from ...families.tarflow import BlockWeights, TarFlowConfig
 from ...families.tarflow_network import emit_step
 from ...graph import vector_jacobian
+from ...options import PRECISIONS
 from ..base import TargetOptions, check_precision
 from .cached import CoreWriter, GqaWriter, scale_name
 from .file import WeightsFile
@@ -32,7 +39,7 @@ class OnnxTarget:
     """Writes ``onnx/<precision>/<block>.weights.bin`` and the small graphs that point into it."""
 
     engine: EngineName = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8", "int4", "mixed")
+    precisions: tuple[str, ...] = PRECISIONS["onnx"]
     # One scale for a row ("int8") is not among them: MatMulNBits has groups along the inputs.
     formats: Mapping[str, tuple[str, ...]] = {
         "int8": ("int8_g128", "int8_g64", "int8_g32"),
@@ -83,11 +90,7 @@ class OnnxTarget:
     def _check(self, precision: str, options: TargetOptions, config: TarFlowConfig) -> None:
         """Raise UsageError for what cannot be written."""
         check_precision(self, precision)
-        if options.onnx_form == "gqa" and config.head_dim % HEAD_UNIT:
-            raise UsageError(
-                f"the onnx form gqa takes heads of multiples of {HEAD_UNIT} values, this model's "
-                f"have {config.head_dim}: say --onnx-form core"
-            )
+        check_heads(config, options)
         if options.onnx_form == "core" and options.onnx_kv_cache == "int8":
             raise UsageError("the onnx form core has a float KV cache: choose the form gqa")
 
@@ -116,6 +119,15 @@ class OnnxTarget:
         )
 
 
+def check_heads(config: TarFlowConfig, options: TargetOptions) -> None:
+    """Raise UsageError for heads that the form cannot have."""
+    if options.onnx_form == "gqa" and config.head_dim % HEAD_UNIT:
+        raise UsageError(
+            f"the onnx form gqa takes heads of multiples of {HEAD_UNIT} values, this model's "
+            f"have {config.head_dim}: say --onnx-form core"
+        )
+
+
 def check_int8_cache(config: TarFlowConfig, precisions: Collection[str]) -> None:
     """Refuse an int8 KV cache where it cannot be had.
 
@@ -124,6 +136,7 @@ def check_int8_cache(config: TarFlowConfig, precisions: Collection[str]) -> None
 
     Raises:
         UsageError: none of them is quantized, or the model is not wide.
+        EngineError: the installed ONNX Runtime, which compares the result, cannot run it.
     """
     if not any(precision in OnnxTarget.formats for precision in precisions):
         raise UsageError(
@@ -136,6 +149,7 @@ def check_int8_cache(config: TarFlowConfig, precisions: Collection[str]) -> None
             f"{config.channels}: it computes in float32, where windows would give other pictures "
             "with such a cache; leave it out"
         )
+    check_int8_cache_version(import_onnxruntime("the comparison").__version__)
 
 
 def _gqa_form(codes: bool, int8_cache: bool) -> str:

@@ -16,11 +16,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import EngineError, FlowshipError, MissingExtraError
+from ...extras import is_installed
+from ...locks import private_folder
+from ...user_folders import make_user_folder, user_folder
 
 SOURCE = Path(__file__).with_name("shim.cpp")
 LIBRARIES = (
@@ -46,7 +48,7 @@ class Wheel:
 
 def find_wheel() -> Wheel | None:
     """Where executorch is installed; None if it is not. Imports nothing of it."""
-    spec = importlib.util.find_spec("executorch")
+    spec = importlib.util.find_spec("executorch") if is_installed("executorch") else None
     if spec is None or not spec.submodule_search_locations:
         return None
     try:
@@ -56,12 +58,18 @@ def find_wheel() -> Wheel | None:
     return Wheel(version, Path(next(iter(spec.submodule_search_locations))))
 
 
-def library_path(wheel: Wheel) -> Path:
-    """Where the library for this wheel lies once it is built."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def find_library(wheel: Wheel) -> Path | None:
+    """The library for this wheel, if it was built and this user can get at it."""
+    caches = user_folder("caches")
+    path = caches / library_name(wheel) if caches else None
+    return path if path and os.path.isfile(path) else None
+
+
+def library_name(wheel: Wheel) -> str:
+    """Of what it is built for; a file among the caches."""
     built_for = [wheel.version.encode(), os.fsencode(wheel.root), SOURCE.read_bytes()]
     digest = hashlib.sha256(b"\0".join(built_for)).hexdigest()[:16]
-    return cache / "flowship" / f"executorch-{wheel.version}-{digest}.so"
+    return f"executorch-{wheel.version}-{digest}.so"
 
 
 def build() -> Path:
@@ -70,19 +78,23 @@ def build() -> Path:
     Raises:
         MissingExtraError: executorch is not installed.
         EngineError: no compiler, no C++ runtime in the wheel, or the compiler failed.
+        UsageError: caches have no place; the message names the variable that helps.
     """
     wheel = find_wheel()
     if wheel is None:
         raise MissingExtraError("the ExecuTorch library", "executorch", "executorch")
-    target = library_path(wheel)
-    if target.is_file():
-        return target
+    if found := find_library(wheel):
+        return found
     command = _compile_command(wheel)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        output = Path(folder) / target.name
+    target = make_user_folder("caches") / library_name(wheel)
+    with private_folder(target.parent, ".build-") as folder:
+        output = folder / target.name
         done = subprocess.run(
-            [*command, "-o", str(output)], capture_output=True, text=True, check=False
+            [*command, "-o", str(output)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         if done.returncode:
             raise EngineError(f"{command[0]} failed:\n{done.stderr.strip()}")
@@ -118,7 +130,7 @@ def _compile_command(wheel: Wheel) -> list[str]:
 def main() -> int:
     try:
         print(build())
-    except FlowshipError as error:
+    except (FlowshipError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

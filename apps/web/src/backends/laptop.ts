@@ -10,6 +10,7 @@ import type {
   Backend, BenchmarkRequest, DecodeRequest, Encoded, GenerateRequest, InterpolateRequest, ModelInfo,
   ModelSummary, OnProgress, OpenOptions, Picture, Pixels, SamplingOptions, Score, ScoreOptions,
 } from "../engine/api";
+import { rowOf, timePictures } from "../engine/timing";
 import type { ServerClient } from "./server_client";
 import {
   decodeFloats, encodeBytes, encodeFloats, type ServerBundle, type ServerEncoded, type ServerPicture,
@@ -79,8 +80,27 @@ export class LaptopBackend implements Backend {
     };
   }
 
-  async benchmark(_request: BenchmarkRequest): Promise<Row> {
-    throw usageError("the laptop's engine is measured by the command flowship bench, without a browser beside it");
+  /** By the engine's own clock: neither the way here nor the queue counts. */
+  async benchmark(request: BenchmarkRequest, onProgress?: OnProgress, signal?: AbortSignal): Promise<Row> {
+    const { seed = 0n, window = "plan", ...options } = request;
+    if (window !== "plan") throw usageError("the laptop's engine is timed with its own plan alone");
+    const body = { ...this.sampling(options), seeds: [parseSeed(seed).toString()], preview: false };
+    const make = async (): Promise<Picture> => {
+      let seconds = 0;
+      const watch: OnProgress = (event) => {
+        if (event.kind === "waiting") onProgress?.(event);
+        if (event.kind === "progress") seconds = event.seconds; // the last one comes with the last patch
+      };
+      const picture = one(await this.pictures("generate", body, watch, undefined, signal));
+      if (!(seconds > 0)) throw new FlowshipError("engine", "the laptop's engine does not say how long it took");
+      return { ...picture, seconds };
+    };
+    const { numPatches, engine } = this.opened;
+    return rowOf(await timePictures(make, onProgress), {
+      window: "auto", engine, numPatches, loadMs: null,
+      machine: { cores: null, memory_gb: null, os: null }, // of the server, which does not say
+      conditions: "through flowship serve, by its engine's clock; other programs unknown",
+    });
   }
 
   async close(): Promise<void> {

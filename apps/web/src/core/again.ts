@@ -10,6 +10,10 @@ export const MAX_COUNT = 64;
 /** Why no bundle, engine or browser will do; null where there is no such reason. */
 export function reasonAgainst(recipe: Recipe): string | null {
   if (recipe.noise === PHILOX_NOISE) return null;
+  if (recipe.between) {
+    return "these pictures lie between two others, and this app makes pictures of seeds alone: flowship generate "
+      + "--like makes them again";
+  }
   return "this picture was made of given noise, not of a seed, and its recipe does not hold the noise: decode that "
     + "file again with flowship generate --noise";
 }

@@ -1,5 +1,7 @@
 /** One measured case in the JSON of `flowship bench` (benchmarks/row.py); keys as Python has them. */
 
+import type { Trust } from "./trust";
+
 /** What a browser can know of a row; all other fields have Python's default, null. */
 export interface Row {
   readonly model: string;
@@ -39,4 +41,6 @@ export interface Row {
   readonly output_sha256: string;
   readonly conditions: string;
   readonly notes: readonly string[];
+  readonly trust: Trust;
+  readonly trust_reasons: readonly string[];
 }

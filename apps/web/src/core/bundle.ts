@@ -26,6 +26,7 @@ export class Bundle {
 
   /** One whose manifest is at hand. */
   static of(manifest: Uint8Array, source: FileSource): Bundle {
+    checkNoMark(manifest);
     return new Bundle(source, loadManifest(decodeUtf8(manifest, MANIFEST)), sha256(manifest));
   }
 
@@ -68,6 +69,17 @@ export function checkFile(
     throw bundleError(
       `${path} has the sha256 ${hash}, expected ${expectedHash}: it is damaged or was changed, ` +
         "copy or export the bundle again",
+    );
+  }
+}
+
+const BYTE_ORDER_MARKS = [[0xef, 0xbb, 0xbf], [0xff, 0xfe], [0xfe, 0xff]];
+
+/** @throws FlowshipError (bundle) it is not as it was written: editors on Windows add a mark. */
+function checkNoMark(manifest: Uint8Array): void {
+  if (BYTE_ORDER_MARKS.some((mark) => mark.every((byte, i) => manifest[i] === byte))) {
+    throw bundleError(
+      `${MANIFEST} begins with a byte order mark: an editor changed it, copy or export the bundle again`,
     );
   }
 }

@@ -24,6 +24,33 @@ export function prepare(image: Pixels, spec: Pick<ImageSpec, "imgSize" | "inChan
   return resizeAndCrop(toModel(onWhite(image), spec.inChannels), spec.imgSize);
 }
 
+/** What prepare() changes about a picture, in words: "made smaller", "cropped to its middle", ...; none where
+ * the model sees the pixels as they are. */
+export function changesOf(image: Pixels, spec: Pick<ImageSpec, "imgSize" | "inChannels">): string[] {
+  const { width, height } = image;
+  const found: string[] = [];
+  if (isTransparent(image)) found.push("laid on white where it is transparent");
+  if (spec.inChannels === 1 && isColoured(image)) found.push("turned to grey");
+  const short = Math.min(width, height);
+  if (short !== spec.imgSize) found.push(short > spec.imgSize ? "made smaller" : "made larger");
+  if (width !== height) found.push("cropped to its middle");
+  return found;
+}
+
+function isTransparent({ channels, data }: Pixels): boolean {
+  if (channels !== 4) return false;
+  for (let i = 3; i < data.length; i += 4) if (data[i] !== 255) return true;
+  return false;
+}
+
+function isColoured({ channels, data }: Pixels): boolean {
+  if (channels === 1) return false;
+  for (let i = 0; i < data.length; i += channels) {
+    if (data[i] !== data[i + 1] || data[i] !== data[i + 2]) return true;
+  }
+  return false;
+}
+
 /** pillow's alpha_composite over opaque white. */
 function onWhite(image: Pixels): Pixels {
   if (image.channels !== 4) return image;

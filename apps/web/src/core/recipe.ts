@@ -1,18 +1,30 @@
 /** A recipe: everything that is needed to make a picture again; the JSON of runtime/recipe.py. */
 
 import { FlowshipError, messageOf, usageError } from "./errors";
-import { dumpJson, formatG, type Json, parseJson, quote } from "./json";
+import { dumpJson, formatG, type Json, type JsonObject, parseJson, quote } from "./json";
 import { decodePlan, type Plan, planJson, SEQUENTIAL } from "./plan";
 import {
   bigInteger, type Fields, flag, integer, list, number, oneOf, orNull, record, text,
 } from "./schema";
 import { isSha256 } from "./sha256";
 
-export const RECIPE_VERSION = 1;
+/** The newest that is read; what says nothing of it is written as version 1. */
+export const RECIPE_VERSION = 2;
 export const PHILOX_NOISE = "philox4x32-10/as241";
 export const MAX_SEED = 2n ** 64n - 1n;
 const MAX_PICTURES = 1 << 16;
+const MAX_STEPS = 1000;
 const PLAIN = /^[^\x00-\x1f\x7f]{1,200}$/;
+
+/** Noise on the way from one end to another, both included. */
+export interface Between {
+  readonly steps: number;
+  /** Of the ends; none where they were latents. */
+  readonly seeds: readonly bigint[];
+  /** Of the ends' float32 noise where they were latents. */
+  readonly latentsSha256: string | null;
+  readonly rule: "slerp";
+}
 
 export interface Recipe {
   readonly flowshipVersion: string;
@@ -37,6 +49,8 @@ export interface Recipe {
   /** Pictures in a row of the grid; null is one picture. */
   readonly columns: number | null;
   readonly plan: Plan;
+  /** How the noise came about, where it lies between two ends (version 2). */
+  readonly between: Between | null;
 }
 
 /** One line for people. */
@@ -50,7 +64,7 @@ export function describeRecipe(recipe: Recipe): string {
 
 /** Compact ASCII JSON, the bytes that Python writes for the same recipe. */
 export function dumpRecipe(recipe: Recipe): string {
-  const fields: Json = {
+  const fields: JsonObject = {
     flowship_version: recipe.flowshipVersion,
     bundle: recipe.bundle,
     bundle_sha256: recipe.bundleSha256,
@@ -69,9 +83,13 @@ export function dumpRecipe(recipe: Recipe): string {
     noise: recipe.noise,
     columns: recipe.columns === null ? null : BigInt(recipe.columns),
     plan: planJson(recipe.plan),
-    recipe_version: BigInt(RECIPE_VERSION),
+    recipe_version: recipe.between ? 2n : 1n,
   };
-  return dumpJson(fields);
+  if (!recipe.between) return dumpJson(fields);
+  const { steps, seeds, latentsSha256, rule } = recipe.between;
+  return dumpJson({
+    ...fields, between: { steps: BigInt(steps), seeds: [...seeds], latents_sha256: latentsSha256, rule },
+  });
 }
 
 /** Parse and validate.
@@ -102,8 +120,22 @@ export function parseSeed(seed: string | bigint): bigint {
   return value;
 }
 
+const decodeBetween = record((fields): Between => {
+  const between: Between = {
+    steps: fields.get("steps", integer),
+    seeds: fields.getOr("seeds", list(bigInteger), []),
+    latentsSha256: fields.getOr("latents_sha256", orNull(text), null),
+    rule: fields.getOr("rule", oneOf("slerp"), "slerp"),
+  };
+  const { steps, seeds, latentsSha256 } = between;
+  fields.require(steps >= 2 && steps <= MAX_STEPS, `${steps} steps, expected 2 to ${MAX_STEPS}`);
+  fields.require(latentsSha256 === null || isSha256(latentsSha256), "latents_sha256 is not a sha256");
+  fields.require(seeds.length === (latentsSha256 === null ? 2 : 0), `${seeds.length} seeds, expected two, or latents_sha256`);
+  return between;
+});
+
 const decodeRecipe = record((fields): Recipe => {
-  const version = fields.getOr("recipe_version", integer, RECIPE_VERSION);
+  const version = fields.getOr("recipe_version", integer, 1);
   fields.require(
     version <= RECIPE_VERSION,
     `it has version ${version}, newer than ${RECIPE_VERSION}, the newest that this flowship ` +
@@ -128,8 +160,10 @@ const decodeRecipe = record((fields): Recipe => {
     noise: fields.getOr("noise", text, PHILOX_NOISE),
     columns: fields.getOr("columns", orNull(integer), null),
     plan: fields.getOr("plan", decodePlan, SEQUENTIAL),
+    between: fields.getOr("between", orNull(decodeBetween), null),
   };
   checkPictures(recipe, fields);
+  if (recipe.between) checkBetween(recipe.between, recipe, version, fields);
   return recipe;
 });
 
@@ -169,6 +203,12 @@ function checkPictures(recipe: Recipe, fields: Fields): void {
     recipe.columns === null || recipe.columns >= 1,
     `columns is ${recipe.columns}, expected 1 or more`,
   );
+}
+
+function checkBetween({ steps }: Between, { seeds, noise }: Recipe, version: number, fields: Fields): void {
+  fields.require(version >= 2 && noise !== PHILOX_NOISE, "between needs recipe_version 2 and the noise's sha256");
+  const bad = seeds.find((seed) => seed >= BigInt(steps));
+  fields.require(bad === undefined, `picture ${String(bad).slice(0, 60)} of ${steps} steps`);
 }
 
 /** "1-4, 9" for [1, 2, 3, 4, 9], at most five runs. */

@@ -3,6 +3,7 @@
 import { Crc32 } from "./crc32";
 import { bundleError, FlowshipError, messageOf } from "./errors";
 import { quote } from "./json";
+import { isLitterName } from "./litter";
 import { commas, type Manifest, MANIFEST, MAX_MANIFEST_BYTES } from "./manifest";
 import { checkDistinct, checkRelative } from "./safe_paths";
 
@@ -11,6 +12,7 @@ const MAX_RATIO = 100;
 const SLACK_BYTES = 64 << 20;
 const MAX_ENTRIES = 1 << 16;
 const MAX_DIRECTORY_BYTES = 64 << 20;
+const MAX_LITTER_LENGTH = 1000; // beside longer names no litter is looked for
 
 const END = 0x06054b50, END64 = 0x06064b50, LOCATOR64 = 0x07064b50;
 const CENTRAL = 0x02014b50, LOCAL = 0x04034b50;
@@ -34,11 +36,15 @@ export class BundleZip {
     private readonly entries: ReadonlyMap<string, Entry>,
   ) {}
 
-  /** Read the directory of a zip; the bundle lies at its top or in its only top folder.
+  /** Read the directory of a zip; the bundle lies at its top or in its only folder.
    * @throws FlowshipError (bundle) not a zipped bundle, hostile or damaged. */
   static async open(blob: Blob): Promise<BundleZip> {
     const directory = await readDirectory(blob);
     return new BundleZip(blob, checkedEntries(directory));
+  }
+
+  get paths(): Iterable<string> {
+    return this.entries.keys();
   }
 
   /** The manifest's text, which the caller checks before anything else is read. */
@@ -207,42 +213,55 @@ function wideSizes(view: DataView, at: number, extra: number, extraLength: numbe
 }
 
 function checkedEntries(directory: readonly RawEntry[]): Map<string, Entry> {
-  const raw = directory.filter(({ name }) => !isLitter(name));
+  const all = directory.map((entry) => ({ ...entry, name: normalise(entry.name) }));
+  const there = new Set(all.flatMap(({ name }) => withFolders(name)));
+  const raw = all.filter(({ name }) => !isLitterName(name, (path) => there.has(path)));
   const prefix = findPrefix(raw.map(({ name }) => name));
-  checkDistinct(raw.map(({ name }) => name));
+  checkDistinct(raw.map(({ name }) => name).filter((name) => !name.endsWith("/")));
   const entries = new Map<string, Entry>();
   for (const entry of raw) {
-    if (!entry.name.startsWith(prefix)) {
+    const { name } = entry;
+    const isFolder = name.endsWith("/") || name === "";
+    if (isFolder && prefix.startsWith(name)) continue;
+    if (!name.startsWith(prefix)) {
       throw bundleError(
-        `the zip has ${quote(entry.name.slice(0, 80))} beside the bundle's folder ${quote(prefix)}`,
+        `the zip has ${quote(name.slice(0, 80))} beside the bundle's folder ${quote(prefix)}`,
       );
     }
-    const inner = entry.name.slice(prefix.length).replace(/\/+$/, "");
-    if (inner) checkRelative(inner);
+    const inner = name.slice(prefix.length).replace(/\/$/, "");
+    checkRelative(inner);
     checkKind(inner, entry);
-    if (!entry.name.endsWith("/")) entries.set(inner, entry);
+    if (!isFolder) entries.set(inner, entry);
   }
   return entries;
 }
 
-/** What the macOS Finder adds to every zip. */
-function isLitter(name: string): boolean {
-  return name.startsWith("__MACOSX/") || name.split("/").at(-1) === ".DS_Store";
+/** As the zip format wants it: PowerShell 5 and old .NET write backslashes, others `./`. */
+function normalise(name: string): string {
+  return name.replaceAll("\\", "/").split("/").filter((part) => part !== ".").join("/");
 }
 
+/** The paths that a name makes: of its folders, and of the file. */
+function withFolders(name: string): string[] {
+  const parts = name.length <= MAX_LITTER_LENGTH ? name.split("/") : [];
+  return parts.map((_, i) => parts.slice(0, i + 1).join("/"));
+}
+
+/** The folder of the manifest with its slash: the top, a top folder, or else the only one. */
 function findPrefix(names: readonly string[]): string {
-  const found = names
-    .filter((name) => name === MANIFEST || (name.endsWith(`/${MANIFEST}`) && name.split("/").length === 2))
+  const folders = names
+    .filter((name) => name === MANIFEST || name.endsWith(`/${MANIFEST}`))
     .map((name) => name.slice(0, -MANIFEST.length));
+  const shallow = folders.filter((folder) => folder.split("/").length <= 2);
+  const found = shallow.length > 0 ? shallow : folders;
   if (found.length !== 1) {
     throw bundleError(
-      `the zip has ${found.length || "no"} ${MANIFEST} at its top or in a top folder, expected ` +
-        "exactly one",
+      `the zip has ${found.length || "no"} ${MANIFEST} at its top or in a folder, expected exactly one`,
     );
   }
   const prefix = found[0];
-  if (["./", "../", "/"].includes(prefix)) {
-    throw bundleError(`the zip has ${quote(prefix + MANIFEST)}, which points out of it`);
+  if (prefix.split("/").slice(0, -1).some((part) => part === "" || part === ".." || part.includes(":"))) {
+    throw bundleError(`the zip has ${quote((prefix + MANIFEST).slice(0, 80))}, which points out of it`);
   }
   return prefix;
 }

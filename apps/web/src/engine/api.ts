@@ -169,8 +169,6 @@ export interface Score {
 
 export interface BenchmarkRequest extends SamplingOptions {
   readonly seed?: string | bigint;
-  /** Counted pictures, default 10; one more is not counted. */
-  readonly repeats?: number;
   /** "plan" is what generate() would use, a number is that window in every block. */
   readonly window?: "plan" | number;
 }
@@ -214,7 +212,8 @@ export interface Backend {
     onPicture?: (index: number, picture: Picture) => void,
     signal?: AbortSignal,
   ): Promise<Picture[]>;
-  /** Time per picture as a row of `flowship bench`; a list of rows is its JSON format. */
+  /** Time per picture as a row of `flowship bench`, with as many pictures as its verdict wants; a list of rows is
+   * its JSON format. */
   benchmark(request: BenchmarkRequest, onProgress?: OnProgress, signal?: AbortSignal): Promise<Row>;
   close(): Promise<void>;
 }

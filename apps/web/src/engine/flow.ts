@@ -302,6 +302,7 @@ export class Flow {
       noise: seed === null ? this.noiseHash(request, z) : PHILOX_NOISE,
       columns: null,
       plan,
+      between: null,
     };
   }
 

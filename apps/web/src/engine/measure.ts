@@ -3,99 +3,43 @@
 import type { Row } from "../core/bench_row";
 import { usageError } from "../core/errors";
 import { guidanceWeights } from "../core/guidance";
-import { separate } from "../core/images";
 import { normals } from "../core/normal";
-import { committedPatches, type Plan, planSha256, uniformPlan } from "../core/plan";
-import { parseSeed } from "../core/recipe";
+import { committedPatches, type Plan, uniformPlan } from "../core/plan";
 import { type Affine, invert, type Stage } from "../core/sampler";
-import { sha256 } from "../core/sha256";
 import { type ARBlock, arBlocks } from "../core/spec";
-import { VERSION } from "../core/version";
+import { percentile } from "../core/stats";
 import type { BenchmarkRequest, Calibration, OnProgress, PlanOption } from "./api";
 import { type Flow, guidanceOf } from "./flow";
+import { rowOf, timePictures } from "./timing";
 
 const WINDOWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 const ROUNDS = 11;
 const WARM_UP = 3;
 const MIN_GAIN = 0.05; // a window must beat sequential sampling by this, or the block stays at W = 1
-const MAX_SAFE_SEED = 2n ** 53n;
 
-/** Linear interpolation between the two nearest samples, as numpy's default. */
-export function percentile(samples: readonly number[], percent: number): number {
-  const ordered = samples.toSorted((a, b) => a - b);
-  const at = ((ordered.length - 1) * percent) / 100;
-  const below = Math.floor(at);
-  const above = Math.min(below + 1, ordered.length - 1);
-  return ordered[below] + (ordered[above] - ordered[below]) * (at - below);
-}
-
-/** Half the 95 % interval of the median over the median, from ranks (benchmarks/stats.py). */
-export function medianUncertainty(samples: readonly number[]): number {
-  const ordered = samples.toSorted((a, b) => a - b);
-  const reach = (1.96 * Math.sqrt(ordered.length)) / 2;
-  const low = Math.max(0, Math.trunc(ordered.length / 2 - reach));
-  const high = Math.min(ordered.length - 1, Math.trunc(ordered.length / 2 + reach));
-  return (ordered[high] - ordered[low]) / 2 / percentile(ordered, 50);
-}
-
-/** Time pictures one after another; the first is not counted. */
+/** Time pictures until there is enough for a verdict. */
 export async function benchmark(
   flow: Flow, request: BenchmarkRequest, loadMs: number, onProgress?: OnProgress, signal?: AbortSignal,
 ): Promise<Row> {
-  const { repeats = 10, window = "plan", seed = 0n, label = null } = request;
-  if (!Number.isInteger(repeats) || repeats < 1 || repeats > 1000) {
-    throw usageError(`repeats ${repeats} is not from 1 to 1000`);
-  }
-  const blocks = arBlocks(flow.spec);
+  const { window = "plan", seed = 0n } = request;
+  const names = arBlocks(flow.spec).map((block) => block.name);
   const plan = window === "plan"
-    ? (request.plan ?? flow.plan) : { ...uniformPlan(blocks.map((b) => b.name), window), tolerance: flow.plan.tolerance };
-  const samples: number[] = [];
-  let output = "";
-  const start = performance.now();
-  for (let i = 0; i <= repeats; i++) {
-    const { seconds, pixels } = await flow.generate({ ...request, seed, plan }, undefined, signal);
-    if (i > 0) samples.push(seconds * 1000);
-    output = sha256(separate(Uint8Array.from(pixels.data), pixels.channels));
-    const fraction = (i + 1) / (repeats + 1);
-    const elapsed = (performance.now() - start) / 1000;
-    onProgress?.({
-      kind: "progress", block: blocks[blocks.length - 1].name, blockIndex: blocks.length - 1,
-      patches: flow.spec.image.numPatches, numPatches: flow.spec.image.numPatches, fraction,
-      seconds: elapsed, secondsLeft: (elapsed * (1 - fraction)) / fraction, preview: null,
-    });
-  }
-  const median = percentile(samples, 50);
-  const exact = parseSeed(seed);
-  const { name, sha256: hash } = flow.describe("", false);
-  const { memory, system } = machine();
-  return {
-    model: name, engine: flow.info.name, samples_ms: samples, status: "ok",
-    time_utc: `${new Date().toISOString().slice(0, 19)}Z`,
-    flowship_version: VERSION,
-    machine: null, cores: navigator.hardwareConcurrency ?? null, memory_gb: memory, os: system,
-    model_sha256: hash, engine_version: flow.info.version, precision: flow.info.precision,
-    device: flow.info.device, threads: flow.info.threads,
-    window: window === "plan" ? "auto" : String(window), plan_sha256: planSha256(plan),
-    guidance: request.guidance ?? 0, label, seed: exact < MAX_SAFE_SEED ? Number(exact) : null,
-    samples_used: samples.length,
-    median_ms: median, p50_ms: median, p90_ms: percentile(samples, 90), p99_ms: percentile(samples, 99),
-    min_ms: Math.min(...samples),
-    spread: (percentile(samples, 75) - percentile(samples, 25)) / median,
-    median_uncertainty: medianUncertainty(samples),
-    images_per_min: 60_000 / median,
-    patches_per_s: (flow.spec.image.numPatches * 1000) / median,
-    num_patches: flow.spec.image.numPatches,
-    load_ms: loadMs,
-    output_sha256: output,
+    ? (request.plan ?? flow.plan) : { ...uniformPlan(names, window), tolerance: flow.plan.tolerance };
+  const timed = await timePictures(() => flow.generate({ ...request, seed, plan }, undefined, signal), onProgress);
+  return rowOf(timed, {
+    window: window === "plan" ? "auto" : String(window), engine: flow.info,
+    numPatches: flow.spec.image.numPatches, loadMs, machine: machine(),
     conditions: "in a browser, other pages and programs unknown",
-    notes: [],
-  };
+  });
 }
 
-function machine(): { memory: number | null; system: string | null } {
-  const found = navigator as { deviceMemory?: number; userAgent?: string };
-  // Browsers tell at most 8 GB, to keep people from being recognised.
-  return { memory: found.deviceMemory ?? null, system: found.userAgent ?? null };
+function machine(): Pick<Row, "cores" | "memory_gb" | "os"> {
+  const found = navigator as { hardwareConcurrency?: number; deviceMemory?: number; userAgent?: string };
+  return {
+    cores: found.hardwareConcurrency ?? null,
+    memory_gb: found.deviceMemory ?? null, // at most 8, to keep people from being recognised
+    os: found.userAgent ?? null,
+  };
 }
 
 /** Time every window for every block, and choose by time over committed patches. */

@@ -7,7 +7,7 @@ import { messageOf } from "../core/errors";
 import { readPngRecipe } from "../core/png";
 import type { Backend, BrowserBackend } from "../engine/api";
 import { fill, h, icon } from "./dom";
-import { focusFirst } from "./focus";
+import { focusFirst, keepFocus } from "./focus";
 import { ICONS } from "./icons";
 import { CreatePage } from "./pages/create";
 import { DevicePage } from "./pages/device";
@@ -18,7 +18,7 @@ import { PrivacyPage } from "./pages/privacy";
 import { button, chooseFile } from "./parts";
 import { decodeFile } from "./pixels";
 import { noteSent } from "./requests";
-import { Session } from "./session";
+import { type Cause, Session } from "./session";
 
 const PAGES = [
   ["create", "Create"], ["inside", "Inside"], ["morph", "Morph"], ["gallery", "Gallery"], ["device", "Device"],
@@ -41,9 +41,13 @@ export class App {
   private readonly pages;
   private readonly session: Session;
   private timer = 0;
+  /** Of the error that is shown. */
+  private cause: Cause | null = null;
 
   constructor(root: HTMLElement, browser: BrowserBackend, laptop: Backend | null) {
-    const session = (this.session = new Session(browser, laptop, (text, bad) => this.say(text, bad)));
+    const session = (this.session = new Session(browser, laptop, {
+      say: (text, cause) => this.say(text, cause), cured: (...causes) => this.cured(...causes),
+    }));
     const gallery = new GalleryPage(session, (recipe, pixels) => {
       this.go("create");
       void this.pages.create.makeAgain(recipe, pixels);
@@ -63,21 +67,35 @@ export class App {
       else this.show();
     });
     this.acceptDrops();
+    document.addEventListener("keydown", (event) => scrollByKey(event, this.main));
     this.show();
     void session.start();
   }
 
-  /** Says something to eyes and ears. */
-  say(text: string, isError = false): void {
+  /** Says something to eyes and ears; an error, which has a cause, until that is cured or it is closed. */
+  say(text: string, cause: Cause | null = null): void {
     window.clearTimeout(this.timer);
-    fill(this.message, !isError && toast(text));
     const before = document.activeElement as HTMLElement | null;
     const close = () => {
-      fill(this.alert);
+      this.cured(cause);
       focusFirst(before);
     };
-    fill(this.alert, isError && toast(text, button("Close", close, undefined, "quiet")));
-    if (!isError) this.timer = window.setTimeout(() => fill(this.message), MESSAGE_TIME);
+    fill(this.message, cause === null && toast(text));
+    if (cause === null) {
+      this.timer = window.setTimeout(() => fill(this.message), MESSAGE_TIME);
+    } else {
+      this.cause = cause;
+      fill(this.alert, toast(text, button("Close", close, undefined, "quiet")));
+    }
+    // It took its room from the page: what is being used stays in view.
+    if (before && this.main.contains(before)) before.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Takes an error away whose cause is one of these. */
+  private cured(...causes: (Cause | null)[]): void {
+    if (this.cause === null || !causes.includes(this.cause)) return;
+    this.cause = null;
+    keepFocus(this.alert, () => fill(this.alert));
   }
 
   /** Offers the new version that waits; nothing is replaced under a running task. */
@@ -88,7 +106,8 @@ export class App {
   /** The address with a token was opened in this tab, which was open already. */
   private async connect(): Promise<void> {
     const laptop = await connectLaptop();
-    if (!laptop) return this.say("flowship serve does not answer at this address.", true);
+    if (!laptop) return this.say("flowship serve does not answer at this address.", "server");
+    this.cured("server");
     this.session.connect(laptop);
     this.say("The laptop's engine is connected.");
   }
@@ -124,10 +143,11 @@ export class App {
     }
     if (page.element.parentNode === this.main) return;
     if (this.main.hasChildNodes()) {
-      scrollTo(0, 0);
+      this.main.scrollTop = 0;
       this.main.focus({ preventScroll: true });
     }
     fill(this.main, page.element);
+    this.cured("input"); // it was of the page before
     document.title = `${name[0]!.toUpperCase()}${name.slice(1)} · flowship`;
     if (page === this.pages.privacy) this.pages.privacy.refresh();
     if (page === this.pages.device) this.pages.device.shown();
@@ -149,6 +169,7 @@ export class App {
 
   /** A bundle goes to Device, a picture with a recipe to Create, other pictures to Inside. */
   private async take(file: File): Promise<void> {
+    this.cured("input");
     try {
       if (/\.(zip|flowship)$/i.test(file.name)) {
         this.go("device");
@@ -166,9 +187,24 @@ export class App {
       this.go("inside");
       this.pages.inside.show(pixels);
     } catch (error) {
-      this.say(messageOf(error), true);
+      this.say(messageOf(error), "input");
     }
   }
+}
+
+/** The pages scroll, not the document: keys that nobody else takes scroll what is shown. */
+function scrollByKey(event: KeyboardEvent, area: HTMLElement): void {
+  const { activeElement: active } = document;
+  if (event.ctrlKey || event.altKey || event.metaKey || area.contains(active) || active instanceof HTMLButtonElement) return;
+  const page = 0.9 * area.clientHeight;
+  const ways: Record<string, number> = {
+    ArrowDown: 40, ArrowUp: -40, PageDown: page, PageUp: -page, " ": event.shiftKey ? -page : page,
+    End: area.scrollHeight, Home: -area.scrollHeight,
+  };
+  const way = ways[event.key];
+  if (way === undefined) return;
+  event.preventDefault();
+  area.scrollBy({ top: way });
 }
 
 /** A new element for each message: one that changed its size would count as something that moved. */

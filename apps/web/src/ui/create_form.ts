@@ -26,6 +26,7 @@ export class CreateForm {
 
   constructor(private readonly session: Session, onSubmit: (wanted: GenerateRequest[]) => void) {
     this.guidance.addEventListener("input", () => this.showGuidance());
+    for (const field of [this.seed, this.count]) field.addEventListener("input", () => session.cured("input"));
     this.element = h("form", { class: "fields", novalidate: true },
       this.classes,
       h("div", { class: "field" }, h("label", { for: this.seed.id }, "Seed"),
@@ -54,6 +55,7 @@ export class CreateForm {
       const [high, low] = crypto.getRandomValues(new Uint32Array(2));
       // 53 bits, so that any program may read the seed as a number.
       this.seed.value = String(((BigInt(high!) << 32n) | BigInt(low!)) >> 11n);
+      this.session.cured("input");
     };
     return h("button", { type: "button", class: "quiet square", "aria-label": "Random seed", onclick: roll },
       icon(ICONS.dice));
@@ -105,7 +107,7 @@ export class CreateForm {
   }
 
   private refuse(field: HTMLInputElement, message: string): null {
-    this.session.say(message, true);
+    this.session.say(message, "input");
     field.focus();
     return null;
   }

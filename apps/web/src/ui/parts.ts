@@ -81,7 +81,7 @@ export function saveFile(file: File): void {
 
 export async function share(session: Session, file: File): Promise<void> {
   await navigator.share({ files: [file] }).catch((error: Error) => {
-    if (error.name !== "AbortError") session.say(error.message, true);
+    if (error.name !== "AbortError") session.say(error.message, "task");
   });
 }
 

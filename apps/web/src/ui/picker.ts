@@ -31,6 +31,7 @@ export class PicturePicker {
 
   set(pixels: Pixels): void {
     this.chosen = pixels;
+    this.session.cured("input");
     paint(this.canvas, pixels);
     this.canvas.setAttribute("aria-label", `${this.name}: ${pixels.width} by ${pixels.height} pixels`);
     keepFocus(this.extra, () => fill(this.extra), this.open);
@@ -43,7 +44,7 @@ export class PicturePicker {
     try {
       this.set(await decodeFile(file, file.name));
     } catch (error) {
-      this.session.say(messageOf(error), true);
+      this.session.say(messageOf(error), "input");
     }
   }
 

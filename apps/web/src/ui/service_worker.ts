@@ -13,7 +13,7 @@ export async function installServiceWorker(app: App): Promise<void> {
   // No observer sees the request for the worker's own script.
   noteRequest({ url: new URL("./sw.js", document.baseURI).href, from: "browser, for the service worker", time: Date.now() });
   const registration = await navigator.serviceWorker.register("./sw.js").catch((error: Error) => {
-    app.say(`The app will not work offline: ${error.message}`, true);
+    app.say(`The app will not work offline: ${error.message}`, "other");
   });
   if (!registration) return;
   const offer = (worker: ServiceWorker | null) => {

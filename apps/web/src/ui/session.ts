@@ -10,6 +10,16 @@ export type Task<T> = (onProgress: (event: Progress) => void, signal: AbortSigna
 /** Where it computes: this browser's processor or graphics card, or the laptop behind the page. */
 export type Place = "browser" | "gpu" | "laptop";
 type Listener = () => void;
+/** What an error is about; it goes away with its cause: "input" where something else is given, "task" where
+ * the next begins, "busy" where the running one ends, "list" where the models can be listed, "server" where
+ * flowship serve is connected again, "other" where it is closed. */
+export type Cause = "input" | "task" | "busy" | "list" | "server" | "other";
+
+/** Where messages are shown. */
+export interface Messages {
+  say(text: string, cause?: Cause): void;
+  cured(...causes: Cause[]): void;
+}
 
 /** What to open; a model is named by its id or sha256, and left out it is the first. */
 export interface Choice {
@@ -39,7 +49,7 @@ export class Session {
   constructor(
     readonly browser: BrowserBackend,
     public laptop: Backend | null,
-    private readonly announce: (text: string, isError?: boolean) => void,
+    private readonly messages: Messages,
   ) {
     this.current = laptop ?? browser;
     this.place = this.current.kind;
@@ -130,10 +140,11 @@ export class Session {
   /** Runs one task at a time. Errors become messages; undefined means it failed or was cancelled. */
   async exclusive<T>(task: () => Promise<T>): Promise<T | undefined> {
     if (this.running) {
-      this.announce("Something is still running: wait, or cancel it.", true);
+      this.say("Something is still running: wait, or cancel it.", "busy");
       return undefined;
     }
     this.running = true;
+    this.cured("input", "task");
     this.tell();
     try {
       return await task();
@@ -142,13 +153,20 @@ export class Session {
       return undefined;
     } finally {
       this.running = false;
+      this.cured("busy");
       this.tell();
       this.settle();
     }
   }
 
-  say(text: string, isError = false): void {
-    this.announce(text, isError);
+  /** Says something; an error where it has a cause. */
+  say(text: string, cause?: Cause): void {
+    this.messages.say(text, cause);
+  }
+
+  /** Takes the error away that one of these causes has. */
+  cured(...causes: Cause[]): void {
+    this.messages.cured(...causes);
   }
 
   private get openChoice(): Choice {
@@ -183,10 +201,10 @@ export class Session {
   }
 
   /** Says what a task failed with; every task of exclusive() does. */
-  sayError(error: unknown): void {
-    if (error instanceof Error && error.name === "AbortError") this.announce("Cancelled.");
+  sayError(error: unknown, cause: Cause = causeOf(error)): void {
+    if (error instanceof Error && error.name === "AbortError") this.say("Cancelled.");
     else if (error instanceof FlowshipError && error.kind === "token") this.loseLaptop();
-    else this.announce(messageOf(error), true);
+    else this.say(messageOf(error), cause);
     if (!(error instanceof FlowshipError)) console.warn(error);
   }
 
@@ -196,8 +214,8 @@ export class Session {
     dropToken();
     this.laptop = null;
     if (this.choice.place === "laptop") this.choose({ ...this.choice, place: "browser" });
-    this.announce("flowship serve was started again and has a new token: open the address that it printed, in this "
-      + "tab too. Until then this browser computes.", true);
+    this.say("flowship serve was started again and has a new token: open the address that it printed, in this "
+      + "tab too. Until then this browser computes.", "server");
   }
 
   private options(place: Place, model: ModelSummary, precision: string | undefined): OpenOptions {
@@ -212,6 +230,11 @@ export class Session {
   private tell(): void {
     for (const listener of this.listeners) listener();
   }
+}
+
+/** Wrong input is one, a damaged bundle too: they are of the page where they were given. */
+function causeOf(error: unknown): Cause {
+  return error instanceof FlowshipError && (error.kind === "usage" || error.kind === "bundle") ? "input" : "task";
 }
 
 function isSame(a: Choice, b: Choice): boolean {

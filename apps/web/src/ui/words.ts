@@ -1,5 +1,6 @@
 /** Numbers in words for people. */
 
+import type { Row } from "../core/bench_row";
 import type { ModelInfo } from "../engine/api";
 
 export function formatBytes(bytes: number): string {
@@ -38,38 +39,21 @@ export function describeDenoise(model: ModelInfo | null): string {
   return `Not with this bundle: no denoising graphs for ${name} ${precision}.`;
 }
 
-export interface Verdict {
-  readonly title: string;
-  readonly text: string;
+/** The verdict on a measurement, with every reason. */
+export function describeTrust({ trust, trust_reasons: reasons }: Pick<Row, "trust" | "trust_reasons">): string {
+  return trust === "trusted" ? "Trusted: enough pictures, and they agree."
+    : `${trust === "noisy" ? "Noisy" : "Not trustworthy"}: ${reasons.join("; ")}.`;
 }
 
-const ORDINARY = 4; // bits/dim, below which photographs are to most flows that know their kind
-const MARGIN = 0.75; // above what the noise costs; 95 % of Fashion-MNIST's test pictures are below
-
-/** What bits/dim mean. A picture file of 8 bits a value is 8; the model's own kind is far below,
- * unless it was trained on noisy pictures: nothing can foretell the noise. */
-export function describeBits(bits: number, { kind, std }: ModelInfo["trainingNoise"]): Verdict {
+/** What a likelihood says of a picture and what it does not: beside every number. */
+export function explainBits({ kind, std }: ModelInfo["trainingNoise"]): readonly string[] {
   const noise = kind === "gaussian" && std ? Math.log2(std * 127.5 * Math.sqrt(2 * Math.PI * Math.E)) : 0;
-  const familiar = Math.max(ORDINARY, noise + MARGIN);
-  const times = 8 / bits;
-  if (bits <= 0) {
-    return {
-      title: "Almost certain",
-      text: "The model finds this picture so likely that it would cost less than nothing on its "
-        + "scale; flat pictures do that to a density.",
-    };
-  }
-  if (bits < 8) {
-    return {
-      title: bits < familiar ? "Familiar" : "Unusual",
-      text: `The model could store this picture ${times.toFixed(1)} times smaller than raw pixels, `
-        + "which cost 8 bits a value. The smaller the number, the more it looks like its training pictures"
-        + (noise > 0 ? `, whose noise alone costs ${noise.toFixed(1)}.` : "."),
-    };
-  }
-  return {
-    title: "Never seen anything like it",
-    text: "The model expected something else: for it this picture costs "
-      + `${(1 / times).toFixed(1)} times what raw pixels cost (8 bits a value).`,
-  };
+  return [
+    "What it tells: how many bits this model would need for each value of the picture. Raw pixels take 8. Two "
+      + "models can be compared by it on the same pictures, under the same convention.",
+    "What it cannot tell: whether the picture is like those that the model was trained on. Plain pictures, such as a "
+      + "black square, take few bits with any model, and pictures of a kind that it never saw can take fewer than its own.",
+    ...(noise > 0 ? ["This model was trained on pictures with noise added, which nothing can foretell: the noise alone "
+      + `costs ${noise.toFixed(1)} bits a value.`] : []),
+  ];
 }

@@ -56,7 +56,8 @@ export class ModelsSection {
     const turn = ++this.refreshes;
     const { offers, problem } = await this.session.offers();
     if (turn !== this.refreshes) return; // a newer one is on its way
-    if (problem) this.session.sayError(problem);
+    if (problem) this.session.sayError(problem, "list");
+    else this.session.cured("list");
     const rows = new Map(offers.map((offer) => [keyOf(offer), this.rows.get(keyOf(offer)) ?? this.row(offer)]));
     for (const [key, row] of this.rows) if (!rows.has(key)) row.element.remove();
     let place = this.list.firstElementChild;

@@ -33,7 +33,7 @@ export class CreatePage {
 
   /** Makes the pictures of a recipe again, and compares them with what was dropped. */
   async makeAgain(recipe: Recipe, dropped: Pixels | null): Promise<void> {
-    if (this.session.busy) return this.session.say("Something is still running: wait, or cancel it.", true);
+    if (this.session.busy) return this.session.say("Something is still running: wait, or cancel it.", "busy");
     const comparison = this.again.begin(dropped);
     const made = await this.run(requestsOf(recipe), (signal) => this.openFor(recipe, signal));
     if (!made) return comparison?.fail();

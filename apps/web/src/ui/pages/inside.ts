@@ -1,6 +1,7 @@
 /** Look inside: likelihood, latent and reconstruction of a picture. */
 
-import type { Pixels } from "../../engine/api";
+import { changesOf } from "../../core/prepare";
+import type { ModelInfo, Pixels, Score } from "../../engine/api";
 import { Chips } from "../chips";
 import { describeDifference } from "../differences";
 import { fill, h } from "../dom";
@@ -10,7 +11,7 @@ import { PicturePicker } from "../picker";
 import { compare, latentPicture } from "../pixels";
 import { ProgressBar } from "../progress_bar";
 import type { Session } from "../session";
-import { describeBits } from "../words";
+import { explainBits } from "../words";
 
 export class InsidePage {
   private label: number | null = null;
@@ -36,6 +37,7 @@ export class InsidePage {
       enable(go, !session.busy && session.model !== null);
       if (shown === session.model) return;
       shown = session.model;
+      fill(this.result); // what is there is another model's
       this.label = null;
       const options = (session.model?.classes ?? []).map((name, i): [number | null, string] => [i, name]);
       this.classChips.show([[null, "anything"], ...options], null);
@@ -51,7 +53,7 @@ export class InsidePage {
   private async analyse(): Promise<void> {
     const { session, picker, label } = this;
     const picture = picker.chosen;
-    if (!picture) return session.say("Choose a picture first.", true);
+    if (!picture) return session.say("Choose a picture first.", "input");
     if (!session.busy) fill(this.result); // what is there is another picture's
     const found = await this.bar.run("Looking inside", async (onProgress, signal) => {
       const model = session.opened;
@@ -62,19 +64,34 @@ export class InsidePage {
     });
     if (!found) return;
     const { model, score, z, input, back } = found;
-    const verdict = describeBits(score.bitsPerDim, model.trainingNoise);
     const latent = latentPicture(z, model.width, model.height, model.channels, model.patchSize);
     const figure = (pixels: Pixels, text: string) =>
       h("figure", {}, pictureOf(pixels, text), h("figcaption", {}, text));
-    const card = section(verdict.title,
-      h("p", { class: "number" }, h("strong", {}, score.bitsPerDim.toFixed(3)), " bits/dim"),
-      h("meter", { min: 0, max: 16, value: Math.max(0, score.bitsPerDim), "aria-label": "bits per dimension, 8 is raw pixels" }),
-      h("p", {}, verdict.text), h("p", { class: "note" }, score.convention));
+    const card = likelihoodCard(score, picture, model);
     fill(this.result, card,
       h("div", { class: "trio" }, figure(input, "What the model sees"), figure(latent, "Its latent"),
         figure(back, "Back from the latent")),
       h("p", { class: "verdict" }, describeDifference(compare(input, back))));
     card.scrollIntoView({ block: "nearest" }); // on a phone it is below the button
-    session.say(`${verdict.title}: ${score.bitsPerDim.toFixed(3)} bits per dimension.`);
+    session.say(`${score.bitsPerDim.toFixed(3)} bits per dimension.`);
   }
+}
+
+/** The number with its convention, what was done to the picture before, and what the number means. */
+function likelihoodCard(score: Score, picture: Pixels, model: ModelInfo): HTMLElement {
+  return section("Likelihood",
+    h("p", { class: "number" }, h("strong", {}, score.bitsPerDim.toFixed(3)), " bits/dim"),
+    h("p", { class: "note" }, score.convention),
+    h("p", { class: "seen" }, describeSeen(picture, model)),
+    ...explainBits(model.trainingNoise).map((words) => h("p", {}, words)));
+}
+
+/** Whose likelihood it is: the picture's as it came, or of what was made of it. */
+function describeSeen(picture: Pixels, { width, height, channels }: ModelInfo): string {
+  const changes = changesOf(picture, { imgSize: width, inChannels: channels });
+  if (changes.length === 0) return "The picture as it is: nothing was changed about it.";
+  const last = changes.pop();
+  const words = changes.length > 0 ? `${changes.join(", ")} and ${last}` : last;
+  return `The number is of what the model sees, ${width} × ${height} pixels: the picture of ${picture.width} × `
+    + `${picture.height} was ${words}.`;
 }

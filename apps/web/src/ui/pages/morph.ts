@@ -50,7 +50,7 @@ export class MorphPage {
   private async morph(): Promise<void> {
     const { session } = this;
     const [from, to] = [this.first.chosen, this.last.chosen];
-    if (!from || !to) return session.say("Choose two pictures first.", true);
+    if (!from || !to) return session.say("Choose two pictures first.", "input");
     this.stop();
     this.canvas.scrollIntoView({ block: "nearest" }); // on a phone it is above the button
     const frames: Pixels[] = [];

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .machine import usable_cores
-
 STAT = Path("/proc/stat")
 WINDOW = 0.25  # seconds
 BUSY_CORES = 0.25  # load of other programs that shows in timings; a quiet desktop has 0.05
@@ -69,11 +67,13 @@ class Disturbance:
         other_cores: load of other programs in cores; None where it is unknown.
         steal: stolen share of the machine's time; None where it is unknown.
         slowdown: of the calibration against a good one of the run.
+        pulse: seconds of the calibration at the end.
     """
 
     other_cores: float | None
     steal: float | None
     slowdown: float
+    pulse: float
 
     @property
     def flag(self) -> str:
@@ -93,14 +93,15 @@ def disturbance(before: Reading, after: Reading, good_calibration: float) -> Dis
     slowdown = after.calibration / good_calibration if good_calibration > 0 else 1.0
     seconds = after.wall - before.wall
     if before.cpu is None or after.cpu is None or seconds <= 0:
-        return Disturbance(None, None, slowdown)
+        return Disturbance(None, None, slowdown, after.calibration)
     busy = after.cpu.busy - before.cpu.busy
     idle = after.cpu.idle - before.cpu.idle
     steal = after.cpu.steal - before.cpu.steal
     own = after.own - before.own
     everything = busy + idle + steal
     share = steal / everything if everything > 0 else 0.0
-    return Disturbance(max(0.0, busy - own) / seconds, share, slowdown)
+    others = max(0.0, busy - own) / seconds
+    return Disturbance(others, share, slowdown, after.calibration)
 
 
 def calibrate() -> float:
@@ -174,9 +175,8 @@ class Watch:
         return ordered[int(GOOD_SHARE * len(ordered))]
 
 
-def describe(cores: int | None = None) -> str:
+def describe(cores: int) -> str:
     """Load of the machine when the run begins, in words."""
-    count = cores or usable_cores()
     if not hasattr(os, "getloadavg"):
-        return f"{count} cores"
-    return f"load average {os.getloadavg()[0]:.1f} on {count} cores"
+        return f"{cores} cores"
+    return f"load average {os.getloadavg()[0]:.1f} on {cores} cores"
