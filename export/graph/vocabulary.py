@@ -139,7 +139,10 @@ class Network(Graph):
         return self.node("softmax", (x,), x.shape)
 
     def causal_mask(self, length: int) -> Value:
-        """[length, length]: 0 up to the diagonal, MASKED after it."""
+        """[length, length]: 0 up to the diagonal, MASKED after it; one for each length."""
+        for node in self.nodes:
+            if node.op == "causal_mask" and node.attributes["length"] == length:
+                return node.outputs[0]
         return self.node("causal_mask", (), (length, length), length=length)
 
     def layer_norm(self, x: Value, weight: Value, bias: Value, epsilon: float) -> Value:
