@@ -2,76 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from glow_checkpoints import Graphs, open_glow
-from torch import Tensor
+from glow_checkpoints import open_glow
+from glow_golden import GOLDEN, NAMES, Golden, golden_glow
 
-from flowship.export.families.glow import GlowFlags, GlowModel, reference_of
+from flowship.export.families.glow import GlowModel, reference_of
 
-GOLDEN = Path(__file__).parent / "golden" / "glow"
-NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 DECODE, LATENTS, BITS = 1e-5, 1e-4, 1e-5  # float32 noise of the ports is up to a tenth of it
-
-
-@dataclass(frozen=True)
-class Golden:
-    graphs: Graphs
-    arrays: dict[str, npt.NDArray[Any]]
-
-    @property
-    def model(self) -> GlowModel:
-        return self.graphs.model
-
-    def latents(self, suffix: str = "") -> list[Tensor]:
-        """The finest first; normflows counts from the top."""
-        last = len(self.model.config.levels) - 1
-        order = [last - i if self.model.config.port == "normflows" else i for i in range(last + 1)]
-        return [torch.from_numpy(self.arrays[f"eps{i}{suffix}"]) for i in order]
-
-    @property
-    def labels(self) -> list[int] | None:
-        found = self.arrays.get("labels")
-        return None if found is None else [int(label) for label in found]
-
-    @property
-    def data(self) -> Tensor:
-        """Pictures with their noise, by the port's rules."""
-        rules = self.model.config.pixels
-        grey = np.floor(self.arrays["image"] / 2.0 ** (8 - rules.n_bits)) / rules.divisor
-        return torch.from_numpy(rules.low + grey + rules.noise_scale * self.arrays["dequant"])
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def golden(request: pytest.FixtureRequest) -> Golden:
-    folder = GOLDEN / request.param
-    facts = json.loads((folder / "facts.json").read_text())
-    with np.load(folder / "golden.npz") as archive:
-        arrays = dict(archive)
-    model = open_glow(folder / facts["checkpoint"], _flags(facts))
-    return Golden(Graphs(model, torch.float32), arrays)
-
-
-def _flags(facts: dict[str, Any]) -> GlowFlags:
-    """What the port saves nowhere."""
-    size, port = tuple(facts["image_size"]), facts["port"].split("/")[0]
-    if port in ("rosinality", "openai"):
-        return GlowFlags(image_size=size, n_bits=facts["n_bits"])
-    if port == "normflows":
-        return GlowFlags(
-            image_size=size,
-            scale_map=facts["scale_map"],
-            leaky_slope=facts["leaky"],
-            data_shift=facts["shift"],
-        )
-    return GlowFlags()
+    return golden_glow(request.param)
 
 
 def _eight_bit(x: npt.NDArray[Any], model: GlowModel) -> npt.NDArray[np.int64]:
