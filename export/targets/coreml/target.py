@@ -9,14 +9,10 @@ Needs iOS 18 or macOS 15 (specification version 9), where states and multifuncti
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ....runtime.engines.coreml_stage import function_name
-from ....runtime.engines.coremltools_import import import_coremltools
 from ....runtime.errors import UsageError
 from ....runtime.manifest import Artifact, EngineName
 from ....runtime.spec import ARBlock
@@ -24,12 +20,10 @@ from ...families.tarflow import BlockWeights, TarFlowConfig
 from ...families.tarflow_network import emit_step
 from ...options import PRECISIONS
 from ..base import TargetOptions
-from .cache import CACHE_FORMS, CacheForm
+from .cache import CACHE_FORMS
+from .package import write_package
 from .weights import pack_weights
 from .writer import StepWriter
-
-MODEL_FOLDER = "com.apple.CoreML"  # author of the package's items, and their folder
-ITEM_IDS = uuid.uuid5(uuid.NAMESPACE_DNS, MODEL_FOLDER)  # name space of their identifiers
 
 
 class CoreMLTarget:
@@ -67,7 +61,13 @@ class CoreMLTarget:
         windows = options.windows_up_to(config.num_patches)
         form = CACHE_FORMS[options.coreml_compute_units]
         path = f"{self.engine}/{precision}/{stage.name}.mlpackage"
-        files = _ProgramBuilder(config, weights, form).write_package(root / path, windows)
+        stored, network = pack_weights(weights), emit_step(config, ("R", "W"), pair=True)
+        functions = {
+            function_name(branches, window): StepWriter(network, stored, branches, window, form)
+            for branches in (1, 2)
+            for window in windows
+        }
+        files = write_package(root / path, functions)
         return [
             Artifact(
                 engine=self.engine,
@@ -120,70 +120,3 @@ def placement_note(precision: str, compute_units: str) -> str | None:
             "the GPU, or --coreml-compute-units cpu-and-ne"
         )
     return None
-
-
-class _ProgramBuilder:
-    """Builds the program of one block with the modules of coremltools' MIL."""
-
-    def __init__(self, config: TarFlowConfig, weights: BlockWeights, form: CacheForm) -> None:
-        self.config, self.form = config, form
-        self.mil = import_coremltools("Core ML export", ".converters.mil.mil")
-        self.target = import_coremltools("Core ML export").target.iOS18
-        self.weights = pack_weights(weights)
-
-    def write_package(self, package: Path, windows: tuple[int, ...]) -> list[str]:
-        """Build all functions, write the package folder and return its files.
-
-        Written here rather than by ``MLModel.save``: the weights go straight into their place, no
-        pass rewrites the program, and the same block gives the same bytes (``save`` draws random
-        identifiers).
-        """
-        model, weights = f"{MODEL_FOLDER}/model.mlmodel", f"{MODEL_FOLDER}/weights"
-        (package / "Data" / weights).mkdir(parents=True)
-        load = import_coremltools("Core ML export", ".converters.mil.backend.mil.load").load
-        spec = load(
-            self._program(windows),
-            weights_dir=str(package / "Data" / weights),
-            specification_version=self.target.value,
-            convert_to="mlprogram",
-            convert_from="milinternal",
-            export_multi_functions=True,
-        )
-        (package / "Data" / model).write_bytes(spec.SerializeToString(deterministic=True))
-        (package / "Manifest.json").write_text(_package_manifest(model, weights), "utf-8")
-        return ["Manifest.json", f"Data/{model}", f"Data/{weights}/weight.bin"]
-
-    def _program(self, windows: tuple[int, ...]) -> Any:
-        program, network = self.mil.Program(), emit_step(self.config, ("R", "W"), pair=True)
-        for branches in (1, 2):
-            for window in windows:
-                self.mil.Builder.name_count.clear()  # names start at 0 in every function
-                step = StepWriter(self.mil, network, self.weights, branches, window, self.form)
-                function = step.build(self.target)
-                program.add_function(function_name(branches, window), function)
-        program.default_function_name = function_name(1, 1)
-        program.export_as_multifunction = True
-        return program
-
-
-def _package_manifest(model: str, weights: str) -> str:
-    """Manifest.json of the package; identifiers are derived from the names."""
-
-    def item(path: str, description: str) -> dict[str, str]:
-        name = path.rsplit("/", 1)[-1]
-        return {"author": MODEL_FOLDER, "description": description, "name": name, "path": path}
-
-    def identifier(path: str) -> str:
-        return str(uuid.uuid5(ITEM_IDS, path))
-
-    return json.dumps(
-        {
-            "fileFormatVersion": "1.0.0",
-            "itemInfoEntries": {
-                identifier(model): item(model, "CoreML Model Specification"),
-                identifier(weights): item(weights, "CoreML Model Weights"),
-            },
-            "rootModelIdentifier": identifier(model),
-        },
-        indent=4,
-    )

@@ -34,24 +34,27 @@ class Writer:
     """One function on a network whose named lengths have numbers.
 
     Args:
-        mil: coremltools' module of that name.
         weights: every stored array by name, as it is packed.
         lengths: of the names in shapes.
     """
 
     def __init__(
         self,
-        mil: Any,
         network: Graph,
         weights: Mapping[str, Halfs | Packed],
         lengths: Mapping[str, int],
     ) -> None:
-        self.mil, self.mb, self.types = mil, mil.Builder, mil.types
         self.network, self.weights, self.lengths = network, weights, lengths
         self.values: dict[Value, Var] = {}
 
-    def build(self, target: Any) -> Any:
-        """The finished MIL function."""
+    def build(self, mil: Any, target: Any) -> Any:
+        """The finished function.
+
+        Args:
+            mil: coremltools' module of that name.
+            target: the oldest system that runs it.
+        """
+        self.mil, self.mb, self.types = mil, mil.Builder, mil.types
         with self.mil.Function(self.placeholders(), opset_version=target) as function:
             self.begin(function.inputs)
             for node in self.network.nodes:
@@ -82,13 +85,13 @@ class Writer:
 
     def write(self, node: Node) -> None:
         rule: Callable[[Node], Any] | None = getattr(self, f"write_{node.op}", None)
-        inputs = [self.values.get(value) for value in node.inputs]
         if rule:
             found = rule(node)
         elif node.op in _UNARY:
-            found = getattr(self.mb, _UNARY[node.op])(x=inputs[0])
+            found = getattr(self.mb, _UNARY[node.op])(x=self.operand(node.inputs[0]))
         elif node.op in _BINARY:
-            found = getattr(self.mb, _BINARY[node.op])(x=inputs[0], y=inputs[1])
+            x, y = map(self.operand, node.inputs)
+            found = getattr(self.mb, _BINARY[node.op])(x=x, y=y)
         else:
             raise UsageError(f"coreml cannot write the operation {node.op!r}")
         several = found if isinstance(found, (tuple, list)) else (found,)
@@ -141,6 +144,34 @@ class Writer:
         values = [self.operand(value) for value in node.inputs]
         return self.mb.concat(values=values, axis=node.attributes["axis"])
 
+    def write_conv(self, node: Node) -> Var:
+        x, *stored = node.inputs
+        names, padding = ("weight", "bias")[: len(stored)], node.attributes["padding"]
+        parts = {name: self.constant(v) for name, v in zip(names, stored, strict=True)}
+        return self.mb.conv(x=self.operand(x), pad_type="custom", pad=[padding] * 4, **parts)
+
+    def write_leaky_relu(self, node: Node) -> Var:
+        slope = np.float16(node.attributes["slope"])
+        return self.mb.leaky_relu(x=self.operand(node.inputs[0]), alpha=slope)
+
+    def write_sum(self, node: Node) -> Var:
+        return self._reduce(self.mb.reduce_sum, node)
+
+    def write_mean(self, node: Node) -> Var:
+        return self._reduce(self.mb.reduce_mean, node)
+
+    def _reduce(self, operator: Callable[..., Var], node: Node) -> Var:
+        axes, keep = list(node.attributes["axes"]), node.attributes["keepdims"]
+        return operator(x=self.operand(node.inputs[0]), axes=axes, keep_dims=keep)
+
+    def write_pixel_shuffle(self, node: Node) -> Var:
+        factor = node.attributes["factor"]
+        return self.mb.pixel_shuffle(x=self.operand(node.inputs[0]), upscale_factor=factor)
+
+    def write_pixel_unshuffle(self, node: Node) -> Var:
+        factor = np.uint32(node.attributes["factor"])
+        return self.mb.pixel_unshuffle(x=self.operand(node.inputs[0]), downscale_factor=factor)
+
     def write_reshape(self, node: Node) -> Var:
         return self.mb.reshape(
             x=self.operand(node.inputs[0]), shape=self.shape(node.outputs[0].shape)
@@ -159,14 +190,13 @@ class StepWriter(Writer):
 
     def __init__(
         self,
-        mil: Any,
         network: Graph,
         weights: Mapping[str, Halfs | Packed],
         rows: int,
         window: int,
         form: CacheForm,
     ) -> None:
-        super().__init__(mil, network, weights, {"R": rows, "W": window})
+        super().__init__(network, weights, {"R": rows, "W": window})
         self.rows, self.window, self.form = rows, window, form
         self._layers = {cache: i for i, cache in enumerate(network.caches.values())}
         (T,) = {cache.rows for cache in self._layers}
