@@ -11,15 +11,14 @@ from ..runtime.commands.inspect import FP16_NOTE, quality_table, quality_words
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError
 from ..runtime.extras import need
-from ..runtime.file_kinds import readable
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
+from ..runtime.text import readable
 from .arguments import (
     DEFAULT_WINDOWS,
     DEFAULTS,
     check_places,
     find_output,
-    place,
     read_request,
     size_in_bytes,
 )
@@ -38,7 +37,7 @@ PACKAGES = {  # of each target: what writes it and what runs it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
-        type=place,
+        type=Path,
         metavar="CHECKPOINT",
         help=".pth or .safetensors of a TarFlow; one in parts by its folder or index",
     )
@@ -61,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fp32,fp16,int8,int4,pal8,pal6,pal4,mixed (each target's best)",
     )
     parser.add_argument(
-        "--data", type=place, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
+        "--data", type=Path, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
     )
     smaller = parser.add_argument_group("smaller weights")
     smaller.add_argument(
@@ -83,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="search the formats of 'mixed' for the least loss in this size, as in 200MB",
     )
     smaller.add_argument(
-        "--plot", type=place, metavar="FILE.svg", help="draw size against bits/dim of the search"
+        "--plot", type=Path, metavar="FILE.svg", help="draw size against bits/dim of the search"
     )
     parser.add_argument("--name", help="name of the bundle (the file's)")
     parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
@@ -97,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise-std", metavar="STD|uniform", help="training noise (from the file name)"
     )
     model.add_argument(
-        "--label-names", type=place, metavar="FILE", help="class names, one a line, in order"
+        "--label-names", type=Path, metavar="FILE", help="class names, one a line, in order"
     )
     form = parser.add_argument_group("form of the graphs")
     form.add_argument(

@@ -70,6 +70,8 @@ class Parser(argparse.ArgumentParser):
 def _path(text: str) -> Path:
     if not text:  # a script's variable that was not set; Path("") would be the current folder
         raise argparse.ArgumentTypeError("the name is empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text[:40]!a} is no name of a file")
     return Path(text)
 
 

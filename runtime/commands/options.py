@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..plan import Plan, PlanFile
 from ..progress import say
 from ..spec import FlowSpec, ImageSpec
 from ..text import ascii_json, is_utf8, printable
+from ..text_files import read_text
 
 MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill the disk
 
@@ -122,14 +124,10 @@ def _plan(choice: str | Plan) -> Plan | Literal["saved", "default"]:
         return choice
     if choice in ("saved", "default"):
         return "saved" if choice == "saved" else "default"
-    if not Path(choice).exists():
+    if choice and not os.path.lexists(choice):
         raise UsageError(f"--plan {choice!r} does not exist: expected saved, default or a file")
     check_readable(choice, "--plan")
-    try:
-        text = Path(choice).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--plan {choice} is not text in UTF-8: {error}") from error
-    return PlanFile.loads(text, choice).plan
+    return PlanFile.loads(read_text(choice), choice).plan
 
 
 def sampling(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from ..errors import EngineError, UsageError
 from ..footprint import loaded_bytes
 from ..manifest import Artifact
+from ..progress import say
 from ..spec import ARBlock, FlowSpec, ImageSpec
 from ..text import utf8_path
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
@@ -210,7 +210,7 @@ class OnnxEngine:
                 reason = str(error)
         self._use_packed = False
         lines = " ".join(line.strip() for line in reason.splitlines())
-        print(f"packed weights are left aside, remove {folder}: {lines}", file=sys.stderr)
+        say(f"packed weights are left aside, remove {folder}: {lines}")
         return None
 
     def _checked_path(self, artifact: Artifact) -> Path:
