@@ -141,6 +141,16 @@ class NetworkModule(nn.Module):
         return found
 
 
+class ParallelModule(NetworkModule):
+    """A network that one call runs whole; inputs and outputs are float32."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The network's inputs in order -> its outputs in order."""
+        named = zip(self.network.inputs, inputs, strict=True)
+        found = self.run({name: x.to(self.compute) for name, x in named})
+        return tuple(x.to(F32) for x in found)
+
+
 class StepModule(NetworkModule):
     """A window of rows over the cache, for one number of branches.
 

@@ -31,8 +31,12 @@ class _WeightOnlyLinear(LinearConfig):  # type: ignore[misc]
         return found
 
 
-def xnnpack_partitioner() -> XnnpackPartitioner:
-    """The partitioner, with two short cuts that each take a third off the time."""
+def xnnpack_partitioner(*, convolutions: bool) -> XnnpackPartitioner:
+    """The partitioner, with two short cuts that each take a third off the time.
+
+    Args:
+        convolutions: whether there are any: the second short cut is not for them.
+    """
     partitioner = XnnpackPartitioner(
         configs=[_WeightOnlyLinear if c is LinearConfig else c for c in ALL_PARTITIONER_CONFIGS]
     )
@@ -40,7 +44,9 @@ def xnnpack_partitioner() -> XnnpackPartitioner:
     # decomposition to find out which ones it can take: the file stays the same to the byte.
     keep_whole = partitioner.ops_to_not_decompose
     partitioner.ops_to_not_decompose = lambda program: (keep_whole(program)[0], None)
-    # And this key asks for the one of 17 preprocessing passes that these graphs need, each of which
+    if convolutions:  # whose values change their order of dimensions in further passes
+        return partitioner
+    # And this key asks for the one of 17 preprocessing passes that other graphs need, each of which
     # traces every partition again.
     partitioner.delegation_spec = DelegationSpec(
         partitioner.delegation_spec.backend_id, [CompileSpec("dqlinear_partitioner", b"")]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ....runtime.engines.quiet import quiet_native_stderr
-from ....runtime.errors import MissingExtraError
 from ....runtime.locks import private_folder
 from ....runtime.manifest import Artifact, EngineName
 from ....runtime.spec import ARBlock
@@ -28,6 +22,7 @@ from ...graph import Network, Value, vector_jacobian
 from ...options import PRECISIONS
 from ...quantize.formats import find_formats
 from ..base import TargetOptions, check_precision
+from .lowering import Method, lower_methods
 from .modules import GradientModule, StepModule, Store
 from .quantized import (
     Layout,
@@ -145,112 +140,34 @@ def _template(plan: ProgramPlan, precision: str) -> ProgramTemplate:
         return ProgramTemplate(path, marked)
 
 
-# ---- lowering ------------------------------------------------------------------------------------
-
-
 def lower(plan: ProgramPlan, weights: Weights, path: Path) -> None:
     """Trace all methods of a block with these very weights and lower them into one file.
 
     Args:
         weights: as ``stored`` gives them.
-
-    Raises:
-        MissingExtraError: executorch is not installed.
     """
-    store = build_store(weights, plan.layout)
-    with (
-        _quiet(),
-        quiet_native_stderr(),
-        torch.no_grad(),
-    ):  # without no_grad the cache cannot be written in place
-        _check_installed()
-        from executorch.exir import (
-            EdgeCompileConfig,
-            ExecutorchBackendConfig,
-            to_edge_transform_and_lower,
-        )
-        from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
-        from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the operators
-
-        from .partition import xnnpack_partitioner
-
-        programs = {
-            name: torch.export.export(m.module, m.inputs, dynamic_shapes=m.dynamic, strict=False)
-            for name, m in _methods(plan, store).items()
-        }
-        edge = to_edge_transform_and_lower(
-            programs,
-            partitioner=[xnnpack_partitioner()],
-            # Otherwise index_put_ and the fp16 casts fail checks of an operator set made for
-            # accelerators.
-            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-        )
-        program = edge.to_executorch(
-            ExecutorchBackendConfig(
-                run_reinplace_pass=True,  # the cache is written in place
-                emit_mutable_buffer_names=True,
-                memory_planning_pass=MemoryPlanningPass(share_mutable_buffers=True),
-            )
-        )
-        with open(path, "xb") as file:
-            program.write_to_file(file)
-
-
-def _check_installed() -> None:
-    try:
-        import executorch.exir  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("export to executorch", "executorch", "executorch") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lower without the exporters' warnings and without their handler on the root logger.
-
-    Garbage collection is paused: it takes a sixth of the time and frees little (of a peak of
-    5.7 GB at 256 pixels, 0.3).
-    """
-    root = logging.getLogger()
-    handlers, collecting = list(root.handlers), gc.isenabled()
-    gc.disable()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about internals of torch.export and ExecuTorch
-            yield
-    finally:
-        root.handlers[:] = handlers  # importing XNNPACK's partitioner calls logging.basicConfig
-        if collecting:
-            gc.enable()
+    lower_methods(_methods(plan, build_store(weights, plan.layout)), path)
 
 
 # ---- methods -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Method:
-    """A module, example inputs, and the inputs' dynamic dimensions (as torch.export takes them)."""
-
-    module: nn.Module
-    inputs: tuple[Tensor, ...]
-    dynamic: Any = None
-
-
-def _methods(plan: ProgramPlan, store: Store) -> dict[str, _Method]:
+def _methods(plan: ProgramPlan, store: Store) -> dict[str, Method]:
     config, network, methods = plan.config, emit_step(plan.config, ("R", "W")), {}
     for name, rows in (("step", 1), ("guided", 2)):
         module = StepModule(network, store, rows)
         for W in plan.windows:
-            methods[f"{name}{W}"] = _Method(module, _step_inputs(network, rows, W))
+            methods[f"{name}{W}"] = Method(module, _step_inputs(network, rows, W))
         if not plan.windows:
             inputs = _step_inputs(network, rows, min(8, config.num_patches))
             dim = torch.export.Dim("W", min=1, max=config.num_patches)
             sizes = (*({1: dim} for _ in network.inputs), {0: dim}, None)[: len(inputs)]
-            methods[name] = _Method(module, inputs, (sizes,))  # one entry for *inputs
+            methods[name] = Method(module, inputs, (sizes,))  # one entry for *inputs
     if plan.vjp:
         whole = emit_step(config, (config.num_patches,), cached=False, pair=True)
         gradient = vector_jacobian(whole, "x", recompute=True)
         sequences = tuple(torch.zeros(_sizes(v, {})) for v in gradient.inputs.values())
-        methods["vjp"] = _Method(GradientModule(gradient, store), sequences)
+        methods["vjp"] = Method(GradientModule(gradient, store), sequences)
     return methods
 
 
