@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +20,10 @@ from .picture_files import FORMATS, PathLike, decode_picture, find_files
 from .prepare import Prepared
 from .spec import FlowSpec, ImageSpec
 
+if TYPE_CHECKING:
+    import zipfile
+
 MAX_LATENTS = 100_000  # of a .npz: as many as one command makes pictures
-# What zipfile and numpy answer damage with; of encrypted files it is RuntimeError.
-_NPZ_ERRORS = (
-    zipfile.BadZipFile, zlib.error,
-    OSError, ValueError, EOFError, SyntaxError, TypeError, RuntimeError,
-)  # fmt: skip
 _CHUNK_VALUES = 1 << 22  # of an array in a file, looked through in parts
 
 
@@ -206,7 +203,8 @@ def scale_images(images: npt.NDArray[Any]) -> Floats:
 
 
 def _as_array(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
-    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+    masked = sys.modules.get("numpy.ma")  # takes 8 ms; who has a masked array has it imported
+    if masked and masked.is_masked(given):
         raise UsageError(f"{name} has masked values: fill them first")
     try:
         return np.asarray(given)
@@ -296,13 +294,16 @@ def _read_latents(path: Path, name: str, row: tuple[int, ...]) -> npt.NDArray[An
 
 @contextmanager
 def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
+    import zipfile  # takes 9 ms
+
     check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except UsageError:
+    except (UsageError, MemoryError):
         raise
-    except _NPZ_ERRORS as error:
+    # Archives and arrays answer damage with BadZipFile, zlib.error, SyntaxError, RuntimeError, ...
+    except Exception as error:
         raise UsageError(f"{path} cannot be read as .npz: {error}") from error
 
 
