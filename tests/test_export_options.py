@@ -223,7 +223,7 @@ def test_label_names_that_are_refused(
     (tmp_path / "names.txt").write_bytes(data)
     words = ["--label-names", tmp_path / "names.txt", "-o", "x.flowship"]
     assert message in flowship.refused("export", golden_model(CONDITIONAL).checkpoint, *words)
-    assert "is a folder" in flowship.refused("export", TINY, "--label-names", tmp_path)
+    assert "is a folder: name a file" in flowship.refused("export", TINY, "--label-names", tmp_path)
 
 
 def test_a_name_of_a_file_with_a_mark_can_be_asked_for(flowship: Terminal, tmp_path: Path) -> None:
