@@ -35,6 +35,14 @@ PACKAGES = {  # of each target: what writes it and what runs it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_places(parser)
+    _add_precisions(parser)
+    _add_facts(parser)
+    _add_form(parser)
+    add_report(parser)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         type=Path,
@@ -50,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace", action="store_true", help="keep nothing of a bundle that is there already"
     )
+    parser.add_argument("--name", help="name of the bundle (the file's)")
+    parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
+
+
+def _add_precisions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", default="onnx", metavar="LIST", help="onnx,executorch,coreml (%(default)s)"
     )
@@ -84,8 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     smaller.add_argument(
         "--plot", type=Path, metavar="FILE.svg", help="draw size against bits/dim of the search"
     )
-    parser.add_argument("--name", help="name of the bundle (the file's)")
-    parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
+
+
+def _add_facts(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("what a checkpoint does not say")
     model.add_argument(
         "--weights", metavar="NAME", help="which of several models in the file, such as ema"
@@ -98,6 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--label-names", type=Path, metavar="FILE", help="class names, one a line, in order"
     )
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
     form = parser.add_argument_group("form of the graphs")
     form.add_argument(
         "--onnx-form",
@@ -127,7 +144,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"({DEFAULTS.coreml_compute_units})",
     )
     form.add_argument("--no-denoise", action="store_true", help="leave out the denoising graphs")
-    add_report(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Where the recipe stands in PNG, JPEG, WebP and .npz files, also those of strangers.
+"""The recipe in PNG, JPEG, WebP and .npz files, also those of strangers: read, and as EXIF data.
 
 Files are walked part by part and no pixel is decoded, so that nothing in them can grow beyond
 MAX_TEXT and the size of a picture does not matter.
@@ -7,8 +7,8 @@ MAX_TEXT and the size of a picture does not matter.
 from __future__ import annotations
 
 import io
+import os
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from typing import BinaryIO
@@ -16,25 +16,66 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from .errors import UsageError
+from .input_paths import check_regular
+from .recipe import Recipe
+
 MAX_TEXT = 4 << 20  # bytes of a recipe that is read
 KEY = "flowship"  # of the text chunk in a PNG
 COMMENT = b"ASCII\0\0\0flowship recipe "  # what UserComment begins with
 EXIF_HEADER = b"Exif\0\0"
 EXIF_FOLDER, USER_COMMENT, IMAGE_DESCRIPTION, SOFTWARE = 0x8769, 0x9286, 0x010E, 0x0131
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_COMMENT = MAX_TEXT + (1 << 16)  # bytes of EXIF that are read: it has a little more in it
 
 
-class BadFile(Exception):
+class _BadFile(Exception):
     """The file is damaged, or what it holds is too large."""
 
 
-def find_recipe(file: BinaryIO) -> tuple[str, str | None]:
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe in a PNG, JPEG, WebP or .npz that flowship wrote; the pixels are not decoded.
+
+    Raises:
+        UsageError: another kind of file, without a recipe, or with one that is damaged or too new.
+    """
+    check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            kind, text = _find_recipe(file)
+    except _BadFile as error:
+        raise UsageError(f"{path} cannot be read as a {error.args[1]}: {error.args[0]}") from error
+    except OSError as error:
+        problem = error.strerror or error
+        raise UsageError(f"{path} cannot be read as a PNG, JPEG or WebP: {problem}") from error
+    if text is None:
+        raise UsageError(
+            f"{path} has no flowship recipe: flowship did not write it, or a program that changed "
+            f"the {'file' if kind == '.npz' else 'picture'} left the text out"
+        )
+    if len(text) > MAX_TEXT:
+        raise UsageError(f"{path}: its recipe has {len(text):,} characters, at most {MAX_TEXT:,}")
+    try:
+        return Recipe.loads(text)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def exif_with(recipe: Recipe) -> bytes:
+    """EXIF data that holds a recipe, for JPEG and WebP files."""
+    exif = Image.Exif()
+    exif[IMAGE_DESCRIPTION] = recipe.description
+    exif[SOFTWARE] = f"flowship {recipe.flowship_version}"
+    exif[EXIF_FOLDER] = {USER_COMMENT: COMMENT + recipe.dumps().encode("ascii")}
+    return exif.tobytes()
+
+
+def _find_recipe(file: BinaryIO) -> tuple[str, str | None]:
     """What kind of file it is, and the recipe's text in it (None: there is none).
 
     Raises:
-        BadFile: the message says what is wrong; ``args[1]`` is the kind of file.
+        _BadFile: the message says what is wrong; ``args[1]`` is the kind of file.
     """
     start = file.read(16)
     for kind, matches, find in _KINDS:
@@ -42,22 +83,14 @@ def find_recipe(file: BinaryIO) -> tuple[str, str | None]:
             file.seek(0)
             try:
                 return kind, find(file)
-            except BadFile as error:
-                raise BadFile(str(error), kind) from error
+            except _BadFile as error:
+                raise _BadFile(str(error), kind) from error
             except OSError:
                 raise
             # Parsers of EXIF, zip and .npy answer damage with struct.error, SyntaxError, ...
             except Exception as error:
-                raise BadFile(f"it is damaged ({error})", kind) from error
-    raise BadFile("it is another kind of file", "PNG, JPEG, WebP or .npz")
-
-
-def exif_with(text: str, description: str, software: str) -> bytes:
-    """EXIF data that holds a recipe, for JPEG and WebP files."""
-    exif = Image.Exif()
-    exif[IMAGE_DESCRIPTION], exif[SOFTWARE] = description, software
-    exif[EXIF_FOLDER] = {USER_COMMENT: COMMENT + text.encode("ascii")}
-    return exif.tobytes()
+                raise _BadFile(f"it is damaged ({error})", kind) from error
+    raise _BadFile("it is another kind of file", "PNG, JPEG, WebP or .npz")
 
 
 # ---- PNG ----------------------------------------------------------------------------------------
@@ -65,7 +98,7 @@ def exif_with(text: str, description: str, software: str) -> bytes:
 
 def _in_png(file: BinaryIO) -> str | None:
     """Before or behind the pixels, in any of PNG's three kinds of text, or in its EXIF."""
-    file.seek(len(_PNG_SIGNATURE))
+    file.seek(len(PNG_SIGNATURE))
     exif = None
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -84,13 +117,13 @@ def _in_png(file: BinaryIO) -> str | None:
         else:
             _skip(file, length + 4)
     else:
-        raise BadFile("it is cut off")
+        raise _BadFile("it is cut off")
     return _in_exif(exif) if exif else None
 
 
 def _check_sum(file: BinaryIO, chunk: bytes) -> None:
     if file.read(4) != struct.pack(">I", zlib.crc32(chunk)):
-        raise BadFile("the checksum of its recipe is wrong")
+        raise _BadFile("the checksum of its recipe is wrong")
 
 
 def _text_of(kind: bytes, body: bytes) -> str:
@@ -108,7 +141,7 @@ def _unpack(data: bytes) -> bytes:
     unpacker = zlib.decompressobj()
     text = unpacker.decompress(data, MAX_TEXT + 1)
     if len(text) > MAX_TEXT:
-        raise BadFile(f"its recipe unpacks to more than {MAX_TEXT:,} characters")
+        raise _BadFile(f"its recipe unpacks to more than {MAX_TEXT:,} characters")
     return text
 
 
@@ -123,14 +156,14 @@ def _in_jpeg(file: BinaryIO) -> str | None:
         while mark == b"\xff\xff":  # padding
             mark = mark[1:] + file.read(1)
         if len(mark) < 2 or mark[0] != 0xFF:
-            raise BadFile("it is cut off" if len(mark) < 2 else "it is damaged")
+            raise _BadFile("it is cut off" if len(mark) < 2 else "it is damaged")
         if mark[1] in (0xD9, 0xDA):  # its end, or its pixels
             return None
         if mark[1] == 0x01 or 0xD0 <= mark[1] <= 0xD8:
             continue  # without a body
         length = int.from_bytes(_read(file, 2, 2), "big") - 2
         if length < 0:
-            raise BadFile("it is damaged")
+            raise _BadFile("it is damaged")
         if mark[1] != 0xE1:
             _skip(file, length)
             continue
@@ -164,13 +197,15 @@ def _in_exif(data: bytes) -> str | None:
 
 def _in_npz(file: BinaryIO) -> str | None:
     """In the array ``recipe``."""
+    import zipfile  # takes 9 ms
+
     with zipfile.ZipFile(file) as archive:
         if "recipe.npy" not in archive.namelist():
             return None
         with archive.open("recipe.npy") as member:
             data = member.read(4 * MAX_TEXT + 1025)  # four bytes a character
     if len(data) > 4 * MAX_TEXT + 1024:
-        raise BadFile(f"its recipe has more than {MAX_TEXT:,} characters")
+        raise _BadFile(f"its recipe has more than {MAX_TEXT:,} characters")
     array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     return str(array) if array.dtype.kind == "U" and array.ndim == 0 else None
 
@@ -180,10 +215,10 @@ def _in_npz(file: BinaryIO) -> str | None:
 
 def _read(file: BinaryIO, length: int, limit: int) -> bytes:
     if length > limit:
-        raise BadFile(f"its recipe has {length:,} characters, at most {MAX_TEXT:,} are read")
+        raise _BadFile(f"its recipe has {length:,} characters, at most {MAX_TEXT:,} are read")
     data = file.read(length)
     if len(data) < length:
-        raise BadFile("it is cut off")
+        raise _BadFile("it is cut off")
     return data
 
 
@@ -193,7 +228,7 @@ def _skip(file: BinaryIO, length: int) -> None:
 
 Matcher = Callable[[bytes], bool]
 _KINDS: tuple[tuple[str, Matcher, Callable[[BinaryIO], str | None]], ...] = (
-    ("PNG", lambda start: start.startswith(_PNG_SIGNATURE), _in_png),
+    ("PNG", lambda start: start.startswith(PNG_SIGNATURE), _in_png),
     ("JPEG", lambda start: start.startswith(b"\xff\xd8"), _in_jpeg),
     ("WebP", lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP", _in_webp),
     (".npz", lambda start: start.startswith(b"PK\3\4"), _in_npz),
