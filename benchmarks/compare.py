@@ -20,6 +20,7 @@ from ..runtime.trust import (
 from .row import Row
 from .trust import MARGIN_DB, PSNR_FLOORS, believed, is_wrong
 
+UNCLEAR = 3  # exit status of what cannot tell
 Verdict = Literal["faster", "slower", "same", "unclear", "failed", "missing"]
 
 KEY: tuple[str, ...] = (

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..runtime.commands.options import print_json
 from ..runtime.errors import UsageError
+from ..runtime.progress import say
 from ..runtime.table import format_table
 from ..runtime.trust import MIN_EFFECT
 from .compare import (
     KEY,
+    UNCLEAR,
     Comparison,
     compare_rows,
     regressions,
@@ -23,7 +24,6 @@ from .compare import (
 from .formats import conditions_of, read_rows
 from .options import share
 
-UNCLEAR = 3  # exit status
 EXITS = (
     "Exit status: 0 if every case is the same or faster, or slower without --fail-if-slower; 1 "
     "with --fail-if-slower if one is slower, failed, missing or makes a wrong picture; 3 if none "
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         for side, rows in (("A", a), ("B", b)):
             print("\n".join(f"{side}: {line}" for line in conditions_of(rows)))
     for comparison in failed:
-        print(f"regression: {comparison.name}: {_what(comparison)}", file=sys.stderr)
+        say(f"regression: {comparison.name}: {_what(comparison)}")
     if failed:
         return 1
     return UNCLEAR if any(comparison.verdict == "unclear" for comparison in found) else 0

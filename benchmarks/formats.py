@@ -228,7 +228,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         UsageError: another suffix.
     """
-    check_suffix(path)
+    check_format(path)
     if path.suffix.lower() in SQLITE_SUFFIXES:
         _append_sqlite(path, rows)
         return
@@ -252,10 +252,10 @@ def _other_lines(path: Path, rows: Sequence[Row]) -> str:
     return "".join(f"{line}\n" for line in kept)
 
 
-def check_suffix(path: Path) -> None:
-    """UsageError unless write_rows() knows the suffix."""
+def check_format(path: Path, *others: str) -> None:
+    """UsageError unless write_rows() knows the suffix; ``others`` would have been known too."""
     if path.suffix.lower() not in SUFFIXES and path.suffix.lower() not in SQLITE_SUFFIXES:
-        known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES])
+        known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES, *others])
         raise UsageError(f"{path}: no format is called {path.suffix!r}: name a file with {known}")
 
 
@@ -317,11 +317,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 Note = Callable[[str], None]
 
 
-def _to_stderr(line: str) -> None:
-    say(line)
-
-
-def read_rows(path: Path, note: Note = _to_stderr) -> list[Row]:
+def read_rows(path: Path, note: Note = say) -> list[Row]:
     """Rows of a file in any of the formats, or of an HTML report.
 
     Args:
@@ -336,7 +332,7 @@ def read_rows(path: Path, note: Note = _to_stderr) -> list[Row]:
     return loads(read_text(path), path.suffix.lower().removeprefix("."), str(path), note)
 
 
-def loads(text: str, kind: str, what: str, note: Note = _to_stderr) -> list[Row]:
+def loads(text: str, kind: str, what: str, note: Note = say) -> list[Row]:
     """The opposite of dumps(); ``what`` begins the error messages."""
     try:
         if kind == "csv":

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from ..runtime.errors import CheckpointError
-from ..runtime.file_kinds import LEGACY_MAGIC, ZIP_MAGIC, readable
+from ..runtime.file_kinds import LEGACY_MAGIC, ZIP_MAGIC
 from ..runtime.manifest import Source, weights_label
+from ..runtime.text import readable
 from .checkpoint_files import CheckpointFiles, find_files
 from .families.tarflow import (
     BlockWeights,

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..runtime.bundle_rules import NOT_IN_NAMES
 from ..runtime.errors import CheckpointError
-from ..runtime.file_kinds import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, find_kind, readable
+from ..runtime.file_kinds import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, find_kind
 from ..runtime.hashing import sha256_of
 from ..runtime.input_paths import why_not
+from ..runtime.text import readable
 
 MAX_INDEX_BYTES = 16 << 20  # an index of a thousand layers has 0.2 MB
 MAX_PARTS = 1000
@@ -240,7 +242,7 @@ def _is_plain(file: str) -> bool:
     return (
         len(file) <= 255
         and file.isprintable()
-        and not set(file) & set('/\\:*?"<>|')
+        and not set(file) & NOT_IN_NAMES
         and not file.startswith(".")
         and file.endswith(CHECKPOINT_SUFFIXES)
     )

@@ -11,15 +11,14 @@ from ..runtime.commands.inspect import FP16_NOTE, quality_table, quality_words
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError
 from ..runtime.extras import need
-from ..runtime.file_kinds import readable
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
+from ..runtime.text import readable
 from .arguments import (
     DEFAULT_WINDOWS,
     DEFAULTS,
     check_places,
     find_output,
-    place,
     read_request,
     size_in_bytes,
 )
@@ -36,9 +35,17 @@ PACKAGES = {  # of each target: what writes it and what runs it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_places(parser)
+    _add_precisions(parser)
+    _add_facts(parser)
+    _add_form(parser)
+    add_report(parser)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
-        type=place,
+        type=Path,
         metavar="CHECKPOINT",
         help=".pth or .safetensors of a TarFlow; one in parts by its folder or index",
     )
@@ -51,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace", action="store_true", help="keep nothing of a bundle that is there already"
     )
+    parser.add_argument("--name", help="name of the bundle (the file's)")
+    parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
+
+
+def _add_precisions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", default="onnx", metavar="LIST", help="onnx,executorch,coreml (%(default)s)"
     )
@@ -61,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fp32,fp16,int8,int4,pal8,pal6,pal4,mixed (each target's best)",
     )
     parser.add_argument(
-        "--data", type=place, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
+        "--data", type=Path, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
     )
     smaller = parser.add_argument_group("smaller weights")
     smaller.add_argument(
@@ -83,10 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="search the formats of 'mixed' for the least loss in this size, as in 200MB",
     )
     smaller.add_argument(
-        "--plot", type=place, metavar="FILE.svg", help="draw size against bits/dim of the search"
+        "--plot", type=Path, metavar="FILE.svg", help="draw size against bits/dim of the search"
     )
-    parser.add_argument("--name", help="name of the bundle (the file's)")
-    parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
+
+
+def _add_facts(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("what a checkpoint does not say")
     model.add_argument(
         "--weights", metavar="NAME", help="which of several models in the file, such as ema"
@@ -97,8 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise-std", metavar="STD|uniform", help="training noise (from the file name)"
     )
     model.add_argument(
-        "--label-names", type=place, metavar="FILE", help="class names, one a line, in order"
+        "--label-names", type=Path, metavar="FILE", help="class names, one a line, in order"
     )
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
     form = parser.add_argument_group("form of the graphs")
     form.add_argument(
         "--onnx-form",
@@ -128,7 +144,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"({DEFAULTS.coreml_compute_units})",
     )
     form.add_argument("--no-denoise", action="store_true", help="leave out the denoising graphs")
-    add_report(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

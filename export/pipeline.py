@@ -44,15 +44,15 @@ from .families.tarflow import BlockWeights
 from .jobs import Job, check_jobs, make_jobs
 from .kept import Kept, Row, find_kept
 from .mixture import Mixture, MixtureSearch, check_size, uniform_formats
+from .options import Method, SearchLimit
 from .parity import SPOT_PATCHES, BlockError, check_block, refuse_if_bad
 from .peak import add_peak_memory
 from .profile import PROFILE_PRECISION, profiling_bundle
 from .quality import NUM_DATA, Judge, golden_noise, make_golden_pictures
-from .quantize.block import Method
 from .quantize.block_quantizer import BlockQuantizer
 from .quantize.data import MAX_PICTURES, PictureSet, read_pictures
 from .quantize.frontier_plot import frontier_svg
-from .quantize.search import SearchLimit, SizeError
+from .quantize.search import SizeError
 from .quantize.sensitivity import costliest
 from .reference import LayeredReference
 from .request import ExportRequest

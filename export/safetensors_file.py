@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..runtime.atomic import atomic_file
 from ..runtime.errors import CheckpointError
-from ..runtime.file_kinds import readable
+from ..runtime.text import readable
 from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 
 _LENGTH = struct.Struct("<Q")

@@ -233,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = build_parser()
     options = vars(parser.parse_args(arguments))
+    del options["given"]  # which the parser notes
     preset, folder, seed = PRESETS[options.pop("name")], options.pop("output"), options.pop("seed")
     if folder.exists() and not folder.is_dir():
         parser.error(f"-o {folder} is a file: name a folder")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import CheckpointError
-from ..runtime.file_kinds import readable
+from ..runtime.text import readable
 
 MAX_NAME_CHARACTERS = 256  # the longest of a published flow has 60
 

@@ -8,14 +8,15 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..runtime.errors import CheckpointError
-from ..runtime.file_kinds import ZIP_MAGIC, readable
+from ..runtime.file_kinds import ZIP_MAGIC
+from ..runtime.locks import private_folder
+from ..runtime.text import readable
 from .plain_values import stand_ins
 from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 
@@ -53,7 +54,7 @@ class TorchFile:
     def _load(self, mapped: bool) -> dict[str, Tensor]:
         path = self._file.path
         try:
-            with torch.serialization.safe_globals(stand_ins()), _readable(path) as name:
+            with torch.serialization.safe_globals(stand_ins()), _utf8_name(path) as name:
                 content = torch.load(name, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:  # a damaged pickle can fail in every way
             raise _load_error(path, error) from error
@@ -87,14 +88,14 @@ def _check_zip(path: Path) -> None:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[str]:
+def _utf8_name(path: Path) -> Iterator[str]:
     """A name that torch's C++ can open: it takes UTF-8 alone, where POSIX has any bytes."""
     name = str(path)
     try:
         name.encode()
     except UnicodeEncodeError:
-        with TemporaryDirectory(prefix="flowship-link-") as folder:
-            link = Path(folder, "checkpoint")
+        with private_folder() as folder:
+            link = folder / "checkpoint"
             link.symlink_to(path.absolute())
             yield str(link)
     else:

@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,6 +69,8 @@ class Parser(argparse.ArgumentParser):
 def _path(text: str) -> Path:
     if not text:  # a script's variable that was not set; Path("") would be the current folder
         raise argparse.ArgumentTypeError("the name is empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text[:40]!a} is no name of a file")
     return Path(text)
 
 
@@ -148,14 +149,20 @@ def _check_second(arguments: list[str]) -> None:
     """``bench comapre`` means no bundle, unless there is one."""
     words = {name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{arguments[0]} ")}
     second = arguments[1] if words and len(arguments) > 1 else ""
-    if get_close_matches(second, words, cutoff=0.7) and not os.path.exists(second):
+    if second and second not in words and _close(second, words, 0.7) and not os.path.exists(second):
         raise UsageError(f"there is no bench {second!r}{_similar(second, words)}")
 
 
 def _similar(word: str, known: Iterable[str]) -> str:
-    found = get_close_matches(word.lower(), known, n=1)
+    found = _close(word.lower(), known)
     hint = f": did you mean {found[0]}?" if found else ""
     return f"{hint} (see flowship --help)"
+
+
+def _close(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    from difflib import get_close_matches  # for mistakes alone: no import at every start
+
+    return get_close_matches(word, known, n=1, cutoff=cutoff)
 
 
 # ---- the end ------------------------------------------------------------------------------------

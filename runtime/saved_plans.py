@@ -41,8 +41,7 @@ class SavedPlan:
 
 def plans_folder() -> Path | None:
     """``$XDG_CONFIG_HOME/flowship/plans``, by default in ~/.config; None where there is no home."""
-    settings = user_folder("settings")
-    return settings / FOLDER if settings else None
+    return user_folder("settings", FOLDER)
 
 
 def make_plans_folder() -> Path:

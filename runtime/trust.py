@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Literal
 
 from .conditions import BUSY_CORES, Disturbance
@@ -63,7 +62,7 @@ class Series:
 def series_of(samples: Sequence[float], seen: Sequence[Disturbance], span_s: float) -> Series:
     """Samples with what a watch saw around each of them."""
     others = [d.other_cores for d in seen if d.other_cores is not None]
-    cores = median(others) if others else None
+    cores = percentile(others, 50) if others else None
     return Series(samples, [d.flag for d in seen], span_s, [d.pulse for d in seen], cores)
 
 

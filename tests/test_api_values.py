@@ -35,8 +35,8 @@ from flowship.runtime.images import from_uint8, grid
 from flowship.runtime.labels import resolve_labels
 from flowship.runtime.model import check_finite
 from flowship.runtime.plan import Plan
-from flowship.runtime.png import read_recipe
 from flowship.runtime.recipe import MAX_PICTURES
+from flowship.runtime.recipe_files import read_recipe
 from flowship.runtime.values import flag, real, seeds_of, several, whole, word
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28)).astype(np.uint8)

@@ -24,7 +24,7 @@ from flowship import __version__
 from flowship.runtime import Flow
 from flowship.runtime.cli import COMMANDS
 from flowship.runtime.images import to_uint8
-from flowship.runtime.png import read_recipe
+from flowship.runtime.recipe_files import read_recipe
 
 TOLERANCE = 1e-4  # max_abs_error of float32, as promised to scripts
 

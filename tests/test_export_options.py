@@ -205,11 +205,11 @@ def test_two_classes_may_share_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (NAMES.encode("utf-16"), "is UTF-16 or no text: save it as UTF-8"),
-        (NAMES.encode("utf-16-le"), "is UTF-16 or no text"),
-        (NAMES.encode("utf-32"), "is UTF-16 or no text"),
-        (NAMES.encode("latin-1"), "line 4: byte 0xfc is not UTF-8, save it as UTF-8"),
-        (b"cat\0\ndog\n", "is UTF-16 or no text"),
+        (NAMES.encode("utf-16"), "is text in UTF-16: save it as UTF-8"),
+        (NAMES.encode("utf-16-le"), "is text in UTF-16: save it as UTF-8"),
+        (NAMES.encode("utf-32"), "is text in UTF-32: save it as UTF-8"),
+        (NAMES.encode("latin-1"), "is not text in UTF-8 (byte 0xfc in line 4): save it as UTF-8"),
+        (b"cat\0\ndog\n", r"line 1: 'cat\x00' is not printable"),
         (b"cat\n\ndog\n", "line 2: empty, expected the name of class 1"),
         (b"cat\n\x1b[2J\n", r"line 2: '\x1b[2J' is not printable"),
         (b"", "holds no names"),

@@ -295,14 +295,6 @@ def test_an_error_of_the_system_in_the_middle_leaves_nothing(
     _nothing_written()
 
 
-def test_a_folder_that_cannot_be_written(flowship: Terminal) -> None:
-    """/proc refuses new files to everybody, also to root."""
-    if not Path("/proc/self").exists():
-        pytest.skip("this system has no /proc")
-    line = flowship.refused("generate", "-q", "-o", "/proc/x.png", status=1)
-    assert "/proc" in line
-
-
 # ---- export -------------------------------------------------------------------------------------
 
 

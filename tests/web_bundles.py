@@ -90,12 +90,13 @@ class OwnBundle:
     def with_precision(self, precision: str, *, int8_cache: bool = False) -> OwnBundle:
         """With real graphs of fp16, or of int8: products of codes, as wide models have."""
         from flowship.export.checkpoint import Checkpoint
-        from flowship.export.targets import TARGETS, TargetOptions, onnx
+        from flowship.export.targets import TARGETS, TargetOptions
+        from flowship.export.targets.onnx import target as onnx_target
 
         opened, target = Checkpoint.open(TRAINED), TARGETS["onnx"]
         formats, quantizer = target.formats.get(precision), _rounding(opened)
         with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(onnx, "WIDE", 0)
+            patch.setattr(onnx_target, "WIDE", 0)
             for stage in opened.config.flow_spec().ar_blocks:
                 weights = opened.block(stage.block)
                 if formats:

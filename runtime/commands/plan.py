@@ -34,7 +34,7 @@ from ..table import format_bytes
 from ..timing import sequential_estimate
 from ..trust import UNTIMED_ENGINES, UNTIMED_NOTE
 from .options import add_bundle, add_report, print_json, thread_count
-from .plan_report import plan_report, print_plan
+from .plan_report import Planned, plan_report, print_plan
 
 T = TypeVar("T")
 
@@ -111,10 +111,11 @@ def run(arguments: argparse.Namespace) -> int:
             _try(lambda: _pack(bundle, arguments, precision, progress), errors)
         name = bundle.manifest.name
     conditions = f"{describe(usable_cores())}; {version}"
+    planned = Planned(name, best, plan, found, conditions, saved)
     if arguments.json:
-        print_json(plan_report(name, best, plan, saved, found, conditions))
+        print_json(plan_report(planned))
     else:
-        print_plan(name, best, plan, saved, found, conditions)
+        print_plan(planned)
     if arguments.plot:
         _try(lambda: _plot(arguments.plot, name, best), errors)
     if errors:  # after what was measured is printed

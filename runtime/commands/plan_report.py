@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,37 @@ from ..planner import Option, planned_seconds, sequential_seconds
 from ..table import format_table
 
 
-def plan_report(
-    name: str,
-    best: Candidate,
-    plan: Plan,
-    saved: Path | None,
-    found: Sequence[PictureTimes],
-    conditions: str,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Planned:
+    """What ``flowship plan`` found.
+
+    Attributes:
+        name: of the bundle.
+        best, plan: the chosen candidate and the plan that it makes.
+        found: its pictures and sequential ones, timed in turns.
+        conditions: in which all was measured.
+        saved: where the plan lies; None where it was not saved.
+    """
+
+    name: str
+    best: Candidate
+    plan: Plan
+    found: Sequence[PictureTimes]
+    conditions: str
+    saved: Path | None
+
+
+def plan_report(planned: Planned) -> dict[str, Any]:
     """Seconds are of one picture: the sum of its calls, and where it was timed the whole of it.
 
     The search's own seconds are those that it chose by; ``verdicts`` were measured afterwards.
     """
+    best, saved = planned.best, planned.saved
     return {
-        "bundle": name,
+        "bundle": planned.name,
         "threads": best.threads,
         "spinning": best.spinning,
-        "plan": asdict(plan),
+        "plan": asdict(planned.plan),
         "seconds": planned_seconds(best.plain),
         "measured_seconds": best.pictures[0],
         "sequential_seconds": sequential_seconds(best.plain),
@@ -42,37 +56,32 @@ def plan_report(
         "guided_measured_sequential_seconds": best.sequential_pictures[1],
         "options": [asdict(option) for option in best.plain + best.guided],
         "comparisons": [{**asdict(d), "passed": d.passed} for d in best.differences],
-        "verdicts": [asdict(times) for times in found],
-        "conditions": conditions,
+        "verdicts": [asdict(times) for times in planned.found],
+        "conditions": planned.conditions,
         "saved": str(saved) if saved else None,
     }
 
 
-def print_plan(
-    name: str,
-    best: Candidate,
-    plan: Plan,
-    saved: Path | None,
-    found: Sequence[PictureTimes],
-    conditions: str,
-) -> None:
+def print_plan(planned: Planned) -> None:
     """A table without and one with guidance, what was compared, and what happens with it."""
+    best, plan = planned.best, planned.plan
     for guided, options in enumerate((best.plain, best.guided)):
         threads = f"{best.threads} thread{'s' * (best.threads > 1)}{', spinning' * best.spinning}"
-        print(f"{name}, {('without', 'with')[guided]} guidance, {threads}")
+        print(f"{planned.name}, {('without', 'with')[guided]} guidance, {threads}")
         own = [d for d in best.differences if d.guided == bool(guided)]
         print(_table(options, [d for d in own if not d.passed]))
-        timed = next((times for times in found if times.guided == bool(guided)), None)
+        timed = next((times for times in planned.found if times.guided == bool(guided)), None)
         print(f"a picture: {_times(timed) if timed else _estimate(options)}")
         print("".join(f"{line}\n" for line in map(_in_words, own)))
-    print(
-        f"conditions: {conditions}; calls are medians of bursts that take turns, without a verdict"
-    )
+    calls = "calls are medians of bursts that take turns, without a verdict"
+    print(f"conditions: {planned.conditions}; {calls}")
     if all(window == 1 for window in [*plan.windows.values(), *plan.guided_windows.values()]):
         failed = any(not d.passed for d in best.differences)
         but = " with the pictures of sequential sampling (--inexact takes others)" if failed else ""
         print(f"no window pays on this device{but}: sampling stays sequential")
-    print(f"saved as {saved}" if saved else "not saved: --save makes generate use it")
+    print(
+        f"saved as {planned.saved}" if planned.saved else "not saved: --save makes generate use it"
+    )
 
 
 def _times(times: PictureTimes) -> str:
