@@ -22,7 +22,6 @@ from ..runtime.text import readable
 from .checkpoint_files import CheckpointFiles, find_files
 from .families.tarflow import (
     BlockWeights,
-    ConfigOverrides,
     Floats,
     TarFlowConfig,
     block_tensor_names,
@@ -32,6 +31,7 @@ from .families.tarflow import (
     is_mask,
 )
 from .lazy import LazyMapping
+from .options import ConfigOverrides
 from .safetensors_file import SafetensorsFile
 from .sharded_file import ShardedFile
 from .tensor_file import TensorFile, TensorInfo, UnchangedFile

@@ -19,12 +19,12 @@ from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
 from ..runtime.spec import TrainingNoise
 from .families.tarflow import (
-    MAX_NOISE_STD,
     Floats,
     TarFlowConfig,
     checkpoint_name,
     expected_shapes,
 )
+from .options import MAX_NOISE_STD
 from .safetensors_file import write_safetensors
 
 # How far a block is from the identity: xa and xb get a standard deviation of 0.13 to 0.17, so that

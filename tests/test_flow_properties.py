@@ -11,7 +11,7 @@ import torch
 from conftest import CONDITIONAL, TRAINED, VOLUME_PRESERVING, Exporter, golden_model
 
 from flowship.export.checkpoint import Checkpoint
-from flowship.export.families.tarflow import ConfigOverrides
+from flowship.export.options import ConfigOverrides
 from flowship.export.reference import ReferenceBlock, reference_decode
 from flowship.runtime import Flow, NonFiniteError, UsageError
 from flowship.runtime.decoder import Decoding
