@@ -25,7 +25,7 @@ from .families.tarflow import (
     expected_shapes,
 )
 from .options import MAX_NOISE_STD
-from .safetensors_file import write_safetensors
+from .sources.safetensors_file import write_safetensors
 
 # How far a block is from the identity: xa and xb get a standard deviation of 0.13 to 0.17, so that
 # the pictures' variance grows by a twentieth in each block. The gain from one patch to the next has

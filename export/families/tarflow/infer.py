@@ -11,8 +11,8 @@ from typing import Literal
 
 from ....runtime.errors import CheckpointError
 from ....runtime.spec import TrainingNoise
-from ...checkpoint_files import without_suffix
 from ...options import MAX_NOISE_STD, ConfigOverrides
+from ...sources.checkpoint_files import without_suffix
 from .config import Shapes, TarFlowConfig
 from .weights import check_shapes
 
