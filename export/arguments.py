@@ -16,9 +16,9 @@ from ..runtime.input_paths import check_readable
 from ..runtime.labels import read_label_names
 from ..runtime.outputs import check_suffix
 from ..runtime.text import readable
-from .checkpoint_files import CheckpointFiles, without_suffix
 from .options import FLOATS, WITH_DENOISE, ConfigOverrides, TargetOptions
 from .request import Choice, ExportRequest
+from .sources.checkpoint_files import CheckpointFiles, without_suffix
 
 DEFAULT_WINDOWS = "1,8,32"
 MIN_SIZE = 1000  # bytes; one layer of 16 channels has 3000 weights

@@ -22,7 +22,7 @@ from .arguments import (
     read_request,
     size_in_bytes,
 )
-from .checkpoint_files import find_files
+from .sources.checkpoint_files import find_files
 
 if TYPE_CHECKING:
     from .pipeline import Report

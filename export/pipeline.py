@@ -39,7 +39,6 @@ from ..runtime.progress import ProgressLine
 from ..runtime.spec import ARBlock
 from ..runtime.table import format_bytes, format_number
 from .checkpoint import Checkpoint
-from .checkpoint_files import without_suffix
 from .families.tarflow import BlockWeights
 from .jobs import Job, check_jobs, make_jobs
 from .kept import Kept, Row, find_kept
@@ -56,6 +55,7 @@ from .quantize.search import SizeError
 from .quantize.sensitivity import costliest
 from .reference import LayeredReference
 from .request import ExportRequest
+from .sources.checkpoint_files import without_suffix
 from .targets import checking_engine
 from .targets.onnx import HEAD_UNIT
 

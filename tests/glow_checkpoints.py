@@ -26,7 +26,7 @@ from flowship.export.families.glow import (
 from flowship.export.graph import evaluate
 from flowship.export.sources.sidecars import sidecars
 from flowship.export.sources.tf_checkpoint import open_tensorflow
-from flowship.export.torch_file import TorchFile
+from flowship.export.sources.torch_file import TorchFile
 
 State = dict[str, Any]
 Permutation = Literal["lu", "plain", "reverse", "shuffle"]

@@ -9,7 +9,7 @@ import pytest
 from coreml_conversion import coremltools, third_party_noise_off
 from coreml_packages import COND, EMBEDDED, UNCOND, Exports, export
 
-from flowship.export.families.tarflow_network import emit_step
+from flowship.export.families.tarflow import emit_step
 from flowship.export.targets.coreml.package import build_program, write_package
 from flowship.export.targets.coreml.weights import pack_weights
 from flowship.export.targets.coreml.writer import StepWriter

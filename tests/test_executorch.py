@@ -20,12 +20,12 @@ pytest.importorskip("executorch")
 
 from flowship.export.families.tarflow import (
     BlockWeights,
-    ConfigOverrides,
     TarFlowBlock,
     TarFlowConfig,
     block_weights,
     infer_config,
 )
+from flowship.export.options import ConfigOverrides
 from flowship.export.quantize.formats import FORMATS
 from flowship.export.quantize.matrix import QuantizedMatrix
 from flowship.export.quantize.rtn import round_to_nearest

@@ -13,7 +13,7 @@ from conftest import CONDITIONAL, TRAINED, VOLUME_PRESERVING, Exporter, golden_m
 from web_bundles import OwnBundle
 
 from flowship.export.checkpoint import Checkpoint
-from flowship.export.families.tarflow import ConfigOverrides
+from flowship.export.options import ConfigOverrides
 from flowship.export.reference import ReferenceBlock, reference_decode
 from flowship.runtime import Bundle, BundleError, Flow, NonFiniteError, UsageError
 from flowship.runtime.decoder import Decoding

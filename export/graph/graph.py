@@ -76,7 +76,7 @@ class Graph:
         self.inputs: dict[str, Value] = {}
         self.outputs: dict[str, Value] = {}
         self.caches: dict[str, Cache] = {}
-        self.weights: dict[str, Shape] = {}
+        self.weights: dict[str, tuple[int, ...]] = {}
         self.marks: list[Value] = []
         self._stored: dict[str, Value] = {}
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
-from ..tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 from .leveldb_table import TableError, entries, read_varint
+from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 
 MAX_INDEX_BYTES = 64 << 20  # that of a published flow of 171 million parameters has 1 MB
 _MAX_SHARDS, _MAX_RANK = 99_999, 8

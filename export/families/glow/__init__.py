@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ....runtime.errors import CheckpointError
 from ...sources.sidecars import Sidecar
-from ...tensor_file import TensorFile
+from ...sources.tensor_file import TensorFile
 from . import chaiyujin, normflows, openai, rosinality, y0ast
 from .emit import CONDITION, emit_decode, emit_encode
 from .flags import GlowFlags, parse_image_size

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ....runtime.errors import CheckpointError
-from ...tensor_file import TensorFile
+from ...sources.tensor_file import TensorFile
 from . import folding
 from .flags import GlowFlags, check_image_size, require, settled
 from .model import Conv, Doubles, EightBit, FixedPrior, GlowConfig, GlowModel, Mixing, PriorSpec

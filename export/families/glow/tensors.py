@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....runtime.errors import CheckpointError
-from ...tensor_file import TensorFile
+from ...sources.tensor_file import TensorFile
 from .model import Doubles
 
 Shape = tuple[int, ...]

@@ -16,8 +16,7 @@ from ....runtime.engines.coreml_stage import function_name
 from ....runtime.errors import UsageError
 from ....runtime.manifest import Artifact, EngineName
 from ....runtime.spec import ARBlock
-from ...families.tarflow import BlockWeights, TarFlowConfig
-from ...families.tarflow_network import emit_step
+from ...families.tarflow import BlockWeights, TarFlowConfig, emit_step
 from ...options import PRECISIONS
 from ..base import TargetOptions
 from .cache import CACHE_FORMS

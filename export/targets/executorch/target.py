@@ -16,8 +16,7 @@ from torch import Tensor
 from ....runtime.locks import private_folder
 from ....runtime.manifest import Artifact, EngineName
 from ....runtime.spec import ARBlock
-from ...families.tarflow import BlockWeights, TarFlowConfig
-from ...families.tarflow_network import emit_step
+from ...families.tarflow import BlockWeights, TarFlowConfig, emit_step
 from ...graph import Network, Value, vector_jacobian
 from ...options import PRECISIONS
 from ...quantize.formats import find_formats

@@ -18,8 +18,7 @@ from ....runtime.engines.onnxruntime_import import import_onnxruntime
 from ....runtime.errors import UsageError
 from ....runtime.manifest import Artifact, EngineName
 from ....runtime.spec import ARBlock
-from ...families.tarflow import BlockWeights, TarFlowConfig
-from ...families.tarflow_network import emit_step
+from ...families.tarflow import BlockWeights, TarFlowConfig, emit_step
 from ...graph import vector_jacobian
 from ...options import PRECISIONS
 from ..base import TargetOptions, check_precision

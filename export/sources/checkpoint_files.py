@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle_rules import NOT_IN_NAMES
-from ..runtime.errors import CheckpointError
-from ..runtime.file_kinds import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, find_kind
-from ..runtime.hashing import sha256_of
-from ..runtime.input_paths import why_not
-from ..runtime.text import readable
+from ...runtime.bundle_rules import NOT_IN_NAMES
+from ...runtime.errors import CheckpointError
+from ...runtime.file_kinds import CHECKPOINT_SUFFIXES, INDEX_SUFFIXES, find_kind
+from ...runtime.hashing import sha256_of
+from ...runtime.input_paths import why_not
+from ...runtime.text import readable
 
 MAX_INDEX_BYTES = 16 << 20  # an index of a thousand layers has 0.2 MB
 MAX_PARTS = 1000

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..runtime.errors import CheckpointError
-from ..runtime.text import readable
+from ...runtime.errors import CheckpointError
+from ...runtime.text import readable
 
 MAX_NAME_CHARACTERS = 256  # the longest of a published flow has 60
 

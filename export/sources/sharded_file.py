@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from ..runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError
 from .tensor_file import TensorFile, TensorInfo
 
 

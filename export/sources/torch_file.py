@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..runtime.errors import CheckpointError
-from ..runtime.file_kinds import ZIP_MAGIC
-from ..runtime.locks import private_folder
-from ..runtime.text import readable
+from ...runtime.errors import CheckpointError
+from ...runtime.file_kinds import ZIP_MAGIC
+from ...runtime.locks import private_folder
+from ...runtime.text import readable
 from .plain_values import stand_ins
 from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 

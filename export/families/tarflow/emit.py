@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import Cache, Dim, Network, Value
-from .tarflow import LAYER_NORM_EPSILON, TarFlowConfig
+from ...graph import Cache, Dim, Network, Value
+from .config import LAYER_NORM_EPSILON, TarFlowConfig
 
 
 def emit_step(

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..runtime.atomic import atomic_file
-from ..runtime.errors import CheckpointError
-from ..runtime.text import readable
+from ...runtime.atomic import atomic_file
+from ...runtime.errors import CheckpointError
+from ...runtime.text import readable
 from .tensor_file import TensorInfo, UnchangedFile, check_tensor_name
 
 _LENGTH = struct.Struct("<Q")
