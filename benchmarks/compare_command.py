@@ -137,7 +137,7 @@ def render(found: list[Comparison]) -> str:
         numbers = [f"{v:.4g}" if v else "-" for v in (c.a_ms, c.b_ms)]
         numbers += [f"{c.ratio:.3f}" if c.ratio else "-", interval]
         rows.append([c.name, *numbers, f"{c.least:.0%}" if c.least else "-", c.verdict])
-    notes = in_few_lines((f"{c.name}: {c.verdict}", c.reasons) for c in found)
+    notes = in_few_lines((c.name, c.verdict, c.reasons) for c in found)
     return "\n".join([format_table(header, rows), *_medians(found), *notes])
 
 

@@ -167,7 +167,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         for text in _said(row):
             said.setdefault(text, []).append(row.name)
-    found += in_few_lines((f"{row.name}: {row.trust}", row.trust_reasons) for row in rows)
+    found += in_few_lines((row.name, row.trust, row.trust_reasons) for row in rows)
     for text, names in said.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         found.append(f"{text}: {names[0]}{more}")

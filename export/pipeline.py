@@ -424,14 +424,14 @@ class _Export:
         limit = self.request.max_bpd_increase
         if limit is None or not job.is_quantized or change <= limit:
             return
-        formats = {s.block: self._formats(job, s) for s in self.spec.ar_blocks}
         self.progress.update(0.9, f"looking for the costliest matrix of {job}")
-        names = sorted({name for own in formats.values() for name in own.values()})
-        worst = costliest(self.search.measure(names, None), formats)
+        formats = {s.block: self._formats(job, s) for s in self.spec.ar_blocks}
+        names = {name for own in formats.values() for name in own.values()}
+        worst = costliest(self.search.measure(sorted(names), None), formats)
         where = f": block{worst.block} {worst.matrix} in {worst.format} costs most" if worst else ""
         raise ParityError(
             f"{job}: {format_number(change, '+.5f')} bits/dim against float32 on {count} pictures"
-            f"{few_pictures(count)}, the limit is {limit:g}{where}; take more bits, or mixed"
+            f"{few_pictures(count)}, the limit is {limit:g}{where}; take more bits or mixed"
         )
 
     @property

@@ -14,18 +14,28 @@ from conftest import CONDITIONAL, Exporter, golden_model
 
 from flowship.export.families.tarflow import TarFlowConfig
 from flowship.export.synthetic import write_checkpoint
-from flowship.runtime import BundleError, Flow, convergence, plan_search
+from flowship.runtime import (
+    BundleError,
+    Flow,
+    convergence,
+    plan_search,
+    plan_settling,
+    plan_verdict,
+)
 from flowship.runtime.bundle import Bundle
 from flowship.runtime.cli import main
 from flowship.runtime.commands import plan as plan_command
+from flowship.runtime.conditions import Disturbance, Watch
 from flowship.runtime.convergence import QUICK, WHOLE, Extent
 from flowship.runtime.exactness import Difference, exact_windows
 from flowship.runtime.images import to_uint8
 from flowship.runtime.model import Model
 from flowship.runtime.plan import Convergence, Plan, PlanFile, Profile
+from flowship.runtime.plan_verdict import PictureTimes
 from flowship.runtime.planner import choose_windows, chosen_windows, planned_seconds
 from flowship.runtime.saved_plans import load_saved_plan, make_plans_folder, plans_folder
 from flowship.runtime.spec import MAX_PATCHES, ARBlock, TrainingNoise
+from flowship.runtime.trust import Difference as Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -156,8 +166,8 @@ def sure(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def time_flows(flows: Sequence[Flow], *, guided: bool, **_: object) -> PictureTimes:
         verdict: Verdict = "faster" if len(flows) > 1 else "same"
-        numbers = (0.8, 0.8, 0.8) if len(flows) > 1 else (None, None, None)
-        return PictureTimes(guided, 16.0, 20.0, 0.0, *numbers, verdict, "trusted", ())
+        ratio = 0.8 if len(flows) > 1 else None
+        return PictureTimes(guided, 16.0, 20.0, 0.0, ratio, ratio, ratio, verdict, "trusted", ())
 
     monkeypatch.setattr(plan_verdict, "time_flows", time_flows)
     monkeypatch.setattr(plan_settling, "time_flows", time_flows)

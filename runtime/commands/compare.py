@@ -312,7 +312,7 @@ def time_remarks(rows: list[Compared]) -> list[str]:
     found = [f"times: {describe(usable_cores())}; the rows ran one after another, no verdict"]
     found[0] += " on which is faster: flowship bench lets them take turns"
     names = {row: f"{row.engine} {row.precision}" for row in rows}
-    found += in_few_lines((f"{names[row]}: {row.trust}", row.trust_reasons) for row in rows)
+    found += in_few_lines((names[row], row.trust, row.trust_reasons) for row in rows)
     untimed = [names[row] for row in rows if row.engine in UNTIMED_ENGINES]
     return found + [f"{name}: {UNTIMED_NOTE}" for name in untimed]
 
