@@ -17,6 +17,7 @@ from ..runtime.atomic import atomic_file
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.input_paths import check_readable
 from ..runtime.progress import say
+from ..runtime.reasons import in_few_lines
 from ..runtime.schema import from_json, parse_json, to_json
 from ..runtime.text import printable
 from ..runtime.text_files import read_text
@@ -166,6 +167,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         for text in _said(row):
             said.setdefault(text, []).append(row.name)
+    found += in_few_lines((row.name, row.trust, row.trust_reasons) for row in rows)
     for text, names in said.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         found.append(f"{text}: {names[0]}{more}")
@@ -192,8 +194,7 @@ def _conditions(row: Row) -> str:
 def _said(row: Row) -> list[str]:
     if row.same_as:
         return [f"the same case as {row.same_as}, measured once"]
-    found = [] if row.status == "ok" else [f"{row.status}: {row.reason}"]
-    found += [f"{row.trust}: {reason}" for reason in row.trust_reasons]
+    found: list[str] = [] if row.status == "ok" else [f"{row.status}: {row.reason}"]
     if row.extrapolated_patches:
         found.append(
             f"* extrapolated from the first {row.extrapolated_patches} patches of each block, "

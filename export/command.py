@@ -11,6 +11,7 @@ from ..runtime.commands.inspect import FP16_NOTE, quality_table, quality_words
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError
 from ..runtime.extras import need
+from ..runtime.likelihood import few_pictures
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
 from ..runtime.text import readable
@@ -161,6 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise MissingExtraError("flowship export", str(error.name), "export") from error
     report = run_export(arguments.checkpoint, output, request, progress)
     notes = _notes(report, request.options.coreml_compute_units)
+    notes += _limit_notes(report, request.max_bpd_increase)
     if arguments.json:
         print_json(_describe(report, output, notes))
     else:
@@ -178,6 +180,16 @@ def _notes(report: Report, compute_units: str) -> list[str]:
     made = [p for p in precisions.get("coreml", ()) if f"coreml {p}" not in report.kept]
     found = [placement_note(precision, compute_units) for precision in made]
     return notes + [note for note in found if note]
+
+
+def _limit_notes(report: Report, limit: float | None) -> list[str]:
+    """How few pictures a limit was judged by."""
+    if limit is None:
+        return []
+    inputs = dict.fromkeys(q.bits_per_dim_inputs or "" for q in report.manifest.quality)
+    counts = [int(n) for n in (text.partition(" ")[0] for text in inputs) if n.isdecimal()]
+    few = [(n, few_pictures(n)) for n in counts if few_pictures(n)]
+    return [f"--max-bpd-increase {limit:g} was judged by {n} pictures{words}" for n, words in few]
 
 
 def _describe(report: Report, output: Path, notes: list[str]) -> dict[str, Any]:

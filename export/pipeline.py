@@ -23,6 +23,7 @@ from ..runtime.engines.base import Engine
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.golden_steps import STEPS_LIMIT, write_golden_steps
 from ..runtime.hashing import sha256_of
+from ..runtime.likelihood import few_pictures
 from ..runtime.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -407,7 +408,7 @@ class _Export:
                 self.progress.update(fraction, f"decoding pictures, {job}")
                 with closing(self._open_engine(bundle, job)) as engine:
                     quality = judge.judge(bundle, engine, quality)
-                self._refuse_unlikely(job, quality.bits_per_dim_change or 0.0)
+                self._refuse_unlikely(job, quality.bits_per_dim_change or 0.0, len(judge.pictures))
             yield quality
 
     def _method_words(self, job: Job) -> str:
@@ -419,25 +420,24 @@ class _Export:
     def _formats_by_stage(self, job: Job) -> dict[str, dict[str, str]]:
         return {stage.name: dict(self._formats(job, stage)) for stage in self.spec.ar_blocks}
 
-    def _refuse_unlikely(self, job: Job, change: float) -> None:
+    def _refuse_unlikely(self, job: Job, change: float, count: int) -> None:
         limit = self.request.max_bpd_increase
         if limit is None or not job.is_quantized or change <= limit:
             return
-        formats = {s.block: self._formats(job, s) for s in self.spec.ar_blocks}
-        names = sorted({format for own in formats.values() for format in own.values()})
         self.progress.update(0.9, f"looking for the costliest matrix of {job}")
-        worst = costliest(self.search.measure(names, None), formats)
+        formats = {s.block: self._formats(job, s) for s in self.spec.ar_blocks}
+        names = {name for own in formats.values() for name in own.values()}
+        worst = costliest(self.search.measure(sorted(names), None), formats)
         where = f": block{worst.block} {worst.matrix} in {worst.format} costs most" if worst else ""
         raise ParityError(
-            f"{job}: {format_number(change, '+.5f')} bits/dim against float32, the limit is "
-            f"{limit:g}{where}; take more bits, or --precision mixed"
+            f"{job}: {format_number(change, '+.5f')} bits/dim against float32 on {count} pictures"
+            f"{few_pictures(count)}, the limit is {limit:g}{where}; take more bits or mixed"
         )
 
     @property
     def _patches_checked(self) -> int:
         """How many patches of each block go through windows of every length."""
-        T = self.config.num_patches
-        return T if self.whole else min(T, SPOT_PATCHES)
+        return min(self.config.num_patches, self.config.num_patches if self.whole else SPOT_PATCHES)
 
     def _describe_inputs(self, bundle: Bundle, job: Job) -> str:
         T, first = self.config.num_patches, self.spec.ar_blocks[0].name

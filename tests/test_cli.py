@@ -450,7 +450,7 @@ def test_results_and_progress_go_to_their_streams(tmp_path: Path) -> None:
         "from flowship.runtime import cli, progress\n"
         "def eager(self, *rest, **words):\n"
         "    init(self, *rest, **words)\n"
-        "    self._interval = 0.0\n"
+        "    self._interval = progress.KNOWN_SECONDS = 0.0\n"
         "init, progress.ProgressLine.__init__ = progress.ProgressLine.__init__, eager\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
