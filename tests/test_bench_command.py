@@ -198,7 +198,7 @@ def test_all_patches_one_by_one_give_the_whole_picture() -> None:
 
 def test_a_case_that_cannot_be_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = list[Flow]()
-    monkeypatch.setattr(Flow, "close", closed.append)
+    monkeypatch.setattr(Flow, "close", lambda flow: closed.append(flow))
     case = Case(0, "onnx", "fp32", "cpu", 1, None, 0.0)
     with pytest.raises(UsageError, match="hat"):
         FlowContender(None, case, Subject(label="hat"))
