@@ -88,17 +88,27 @@ def _check_zip(path: Path) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[str]:
-    """A name that torch's C++ can open: it takes UTF-8 alone, where POSIX has any bytes."""
+    """A name that torch can open as its own file.
+
+    Its C++ takes UTF-8 alone, where POSIX has any bytes, and its Python reads what ends in
+    ``.safetensors`` as that, whatever it is.
+    """
     name = str(path)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
+    if name.lower().endswith(".safetensors") or not _is_utf8(name):
         with TemporaryDirectory(prefix="flowship-link-") as folder:
             link = Path(folder, "checkpoint")
             link.symlink_to(path.absolute())
             yield str(link)
     else:
         yield name
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _load_error(path: Path, error: Exception) -> CheckpointError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -155,7 +156,9 @@ def map_npy(path: Path) -> npt.NDArray[Any]:
     """
     check_readable(path)
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, about files that Python 2 wrote
+            return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise UsageError(f"{path} cannot be read as .npy: {error}") from error
 
