@@ -63,7 +63,7 @@ def check_same_weights(checkpoint: Path, bundles: Sequence[BundlePath]) -> str |
     check_readable(checkpoint, "--baseline", folder=True)
     # By name: benchmarks use the runtime alone. This module needs no torch.
     files: Any = importlib.import_module(
-        f"{__package__.rpartition('.')[0]}.export.checkpoint_files"
+        f"{__package__.rpartition('.')[0]}.export.sources.checkpoint_files"
     )
     digest: str = files.find_files(checkpoint).sha256()
     taken: list[str | None] = []

@@ -87,7 +87,9 @@ class Baseline:
         # By name: benchmarks use the runtime alone, and this one option needs the importer.
         module = importlib.import_module(f"{__package__.rpartition('.')[0]}.export.checkpoint")
         opened = module.Checkpoint.open(checkpoint, weights=weights)
-        files = importlib.import_module(f"{__package__.rpartition('.')[0]}.export.checkpoint_files")
+        files = importlib.import_module(
+            f"{__package__.rpartition('.')[0]}.export.sources.checkpoint_files"
+        )
         self.name: str = files.without_suffix(opened.files.name)
         self.spec: FlowSpec = opened.config.flow_spec()
         self.threads, self.version = threads, f"torch {self._torch.__version__}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from ..runtime.bundle import Bundle
 from ..runtime.commands.options import print_json, refuse_together
 from ..runtime.engines.base import MAX_THREADS
 from ..runtime.errors import UsageError
-from ..runtime.progress import ProgressLine
+from ..runtime.progress import ProgressLine, say
 from .against import baseline_jobs, check_same_weights, with_baseline
+from .compare import UNCLEAR
 from .contender import BundlePath, Subject
 from .formats import FORMATS
 from .grid import Case, Grid, parse_counts, parse_numbers, parse_switches, parse_words
@@ -29,7 +29,6 @@ from .synthetic_models import check_names, synthetic_bundle
 from .turns import Effort, Job
 
 DEFAULTS = Effort(min_seconds=1.5)
-UNCLEAR = 3  # exit status
 EXITS = (
     "Exit status: 0 when every case was measured or skipped with its reason; 1 if one failed; 2 "
     "for misuse, or if nothing can run; 3 if --self-check finds that this machine cannot tell "
@@ -54,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_grid(parser)
     _add_picture(parser)
-    _add_effort(parser)
+    _add_repeats(parser)
+    _add_method(parser)
     _add_output(parser)
 
 
@@ -91,7 +91,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_effort(parser: argparse.ArgumentParser) -> None:
+def _add_repeats(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("effort, of each case")
     group.add_argument(
         *("--warm-up", "--warmup"),
@@ -122,6 +122,10 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="stop when the median is known this well (1%%)",
     )
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("method")
     group.add_argument(
         "--interleave",
         action=argparse.BooleanOptionalAction,
@@ -291,7 +295,7 @@ def _status(rows: list[Row]) -> int:
     """1 where a case failed; skipped ones are in the table."""
     failed = [row for row in rows if row.status == "failed"]
     for row in failed:
-        print(f"flowship bench: {row.name}: {row.reason}", file=sys.stderr)
+        say(f"flowship bench: {row.name}: {row.reason}")
     return int(bool(failed))
 
 

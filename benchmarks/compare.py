@@ -20,6 +20,7 @@ from ..runtime.trust import (
 from .row import Row
 from .trust import MARGIN_DB, PSNR_FLOORS, believed, is_wrong
 
+UNCLEAR = 3  # exit status of what cannot tell
 Verdict = Literal["faster", "slower", "same", "unclear", "failed", "missing"]
 
 KEY: tuple[str, ...] = (
@@ -40,6 +41,8 @@ class Comparison:
         wrong: B's picture is not the model's.
         least: differences below it are called the same: 3 % in one run, where the cases took
             turns, and more between two.
+        rounds: that both have undisturbed, where the cases took turns: the medians are of these;
+            None where they are of all usable samples.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Comparison:
     reasons: tuple[str, ...] = ()
     wrong: bool = False
     least: float | None = None
+    rounds: int | None = None
 
 
 def select(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
@@ -177,13 +181,17 @@ def _compare(a: list[Row], b: list[Row], min_effect: float) -> Comparison:
         pulse = pulses[1] / pulses[0]
         if found.scaled(pulse) != verdict:
             verdict = "unclear"
-            reasons.append(f"the machine itself took {pulse:.2f}x for a fixed hash")
+            reasons.append(
+                f"a fixed computation took x {pulse:.2f} in B, and without that the verdict is "
+                "another"
+            )
     reasons += why
     doubted = any(row.trust != "trusted" for row in map(believed, chain(a, b)))
     if wrong or any(is_wrong(row) for row in a) or (doubted and not one):
         verdict = "unclear"
+    rounds = len(left) if paired else None
     numbers = median(left), median(right), found.ratio, found.low, found.high
-    return Comparison(name, *numbers, verdict, tuple(reasons), wrong, least)
+    return Comparison(name, *numbers, verdict, tuple(reasons), wrong, least, rounds)
 
 
 def _samples(a: list[Row], b: list[Row]) -> tuple[list[float], list[float], bool]:
@@ -218,10 +226,13 @@ def _between_runs(
     """The smallest difference that counts, and why it is more than was asked for."""
     if effect >= least:
         return effect, []
-    how = "not known" if None in pulses else "the same"
-    if pulses[0] and pulses[1] and abs(pulses[1] / pulses[0] - 1) > PULSE_EFFECT:
-        how = "another"
-    words = f"not measured in turns in one run, the machine's pulse was {how}"
+    how = "how long a fixed computation took is not known of both"
+    if pulses[0] and pulses[1]:
+        change = pulses[1] / pulses[0]
+        alike = abs(change - 1) <= PULSE_EFFECT
+        how = "a fixed computation took " + ("as long in both runs" if alike else "another time")
+        how += f", x {change:.2f}"
+    words = f"not measured in turns in one run ({how})"
     return least, [f"{words}: differences below {least:.0%} do not count"]
 
 

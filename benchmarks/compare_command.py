@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..runtime.commands.options import print_json
 from ..runtime.errors import UsageError
+from ..runtime.progress import say
+from ..runtime.reasons import in_few_lines
 from ..runtime.table import format_table
 from ..runtime.trust import MIN_EFFECT
 from .compare import (
     KEY,
+    UNCLEAR,
     Comparison,
     compare_rows,
     regressions,
@@ -23,7 +25,6 @@ from .compare import (
 from .formats import conditions_of, read_rows
 from .options import share
 
-UNCLEAR = 3  # exit status
 EXITS = (
     "Exit status: 0 if every case is the same or faster, or slower without --fail-if-slower; 1 "
     "with --fail-if-slower if one is slower, failed, missing or makes a wrong picture; 3 if none "
@@ -63,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=MIN_EFFECT,
         metavar="P",
         help="smaller differences are the same (3%% within one run, where cases take turns; at "
-        "least 15%% between two runs, 25%% where the machine's pulse differs or is not known)",
+        "least 15%% between two runs, 25%% where a fixed computation did not take as "
+        "long in both)",
     )
     parser.add_argument(
         "--fail-if-slower",
@@ -94,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         for side, rows in (("A", a), ("B", b)):
             print("\n".join(f"{side}: {line}" for line in conditions_of(rows)))
     for comparison in failed:
-        print(f"regression: {comparison.name}: {_what(comparison)}", file=sys.stderr)
+        say(f"regression: {comparison.name}: {_what(comparison)}")
     if failed:
         return 1
     return UNCLEAR if any(comparison.verdict == "unclear" for comparison in found) else 0
@@ -135,10 +137,18 @@ def render(found: list[Comparison]) -> str:
         numbers = [f"{v:.4g}" if v else "-" for v in (c.a_ms, c.b_ms)]
         numbers += [f"{c.ratio:.3f}" if c.ratio else "-", interval]
         rows.append([c.name, *numbers, f"{c.least:.0%}" if c.least else "-", c.verdict])
-    said: dict[str, list[str]] = {}
-    for c in found:
-        for reason in c.reasons:
-            said.setdefault(reason, []).append(c.name)
-    more = {r: f" and {len(names) - 1} more" if len(names) > 1 else "" for r, names in said.items()}
-    notes = [f"{names[0]}{more[reason]}: {reason}" for reason, names in said.items()]
-    return "\n".join([format_table(header, rows), *notes])
+    notes = in_few_lines((c.name, c.verdict, c.reasons) for c in found)
+    return "\n".join([format_table(header, rows), *_medians(found), *notes])
+
+
+def _medians(found: list[Comparison]) -> list[str]:
+    """Of what they are, where bench shows others for the same rows."""
+    counts = sorted({c.rounds for c in found if c.rounds})
+    if not counts:
+        return []
+    rounds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    where = "" if all(c.rounds or not c.a_ms for c in found) else " where cases took turns"
+    return [
+        f"A ms and B ms{where}: medians of the {rounds} rounds that both have (bench shows those "
+        "of all usable samples of a row)"
+    ]

@@ -97,6 +97,14 @@ class FlowContender:
             threads=case.threads,
             device=case.device,
         )
+        try:
+            self._prepare(case, subject)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, case: Case, subject: Subject) -> None:
+        """What of the case goes with the opened bundle."""
         self.spinning = self._spinning(case)
         if case.spinning is not None:
             self.flow = self._with_spinning(case.engine, case.spinning)
@@ -141,7 +149,7 @@ class FlowContender:
         counting = _CountingEngine(engine)
         self._model = Model(self.flow.bundle, counting)
         try:
-            state = self._noise * np.sqrt(self.flow.bundle.array("var"))
+            state = self._noise * np.sqrt(self.flow.bundle.variances)
             for block in self.flow.spec.ar_blocks:
                 state = self._block(state, block)
         finally:
@@ -150,7 +158,7 @@ class FlowContender:
 
     def _first_patches(self) -> Floats:
         self.unrun_seconds = 0.0
-        state = self._noise * np.sqrt(self.flow.bundle.array("var"))
+        state = self._noise * np.sqrt(self.flow.bundle.variances)
         for block in self.flow.spec.ar_blocks:
             state = self._block(state, block)
         return state

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import sqlite3
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
@@ -17,6 +16,8 @@ from typing import Any, get_type_hints
 from ..runtime.atomic import atomic_file
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.input_paths import check_readable
+from ..runtime.progress import say
+from ..runtime.reasons import in_few_lines
 from ..runtime.schema import from_json, parse_json, to_json
 from ..runtime.text import printable
 from ..runtime.text_files import read_text
@@ -166,6 +167,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         for text in _said(row):
             said.setdefault(text, []).append(row.name)
+    found += in_few_lines((row.name, row.trust, row.trust_reasons) for row in rows)
     for text, names in said.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         found.append(f"{text}: {names[0]}{more}")
@@ -192,8 +194,7 @@ def _conditions(row: Row) -> str:
 def _said(row: Row) -> list[str]:
     if row.same_as:
         return [f"the same case as {row.same_as}, measured once"]
-    found = [] if row.status == "ok" else [f"{row.status}: {row.reason}"]
-    found += [f"{row.trust}: {reason}" for reason in row.trust_reasons]
+    found: list[str] = [] if row.status == "ok" else [f"{row.status}: {row.reason}"]
     if row.extrapolated_patches:
         found.append(
             f"* extrapolated from the first {row.extrapolated_patches} patches of each block, "
@@ -228,7 +229,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         UsageError: another suffix.
     """
-    check_suffix(path)
+    check_format(path)
     if path.suffix.lower() in SQLITE_SUFFIXES:
         _append_sqlite(path, rows)
         return
@@ -252,10 +253,10 @@ def _other_lines(path: Path, rows: Sequence[Row]) -> str:
     return "".join(f"{line}\n" for line in kept)
 
 
-def check_suffix(path: Path) -> None:
-    """UsageError unless write_rows() knows the suffix."""
+def check_format(path: Path, *others: str) -> None:
+    """UsageError unless write_rows() knows the suffix; ``others`` would have been known too."""
     if path.suffix.lower() not in SUFFIXES and path.suffix.lower() not in SQLITE_SUFFIXES:
-        known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES])
+        known = ", ".join([*SUFFIXES, *SQLITE_SUFFIXES, *others])
         raise UsageError(f"{path}: no format is called {path.suffix!r}: name a file with {known}")
 
 
@@ -317,11 +318,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 Note = Callable[[str], None]
 
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def read_rows(path: Path, note: Note = _to_stderr) -> list[Row]:
+def read_rows(path: Path, note: Note = say) -> list[Row]:
     """Rows of a file in any of the formats, or of an HTML report.
 
     Args:
@@ -336,7 +333,7 @@ def read_rows(path: Path, note: Note = _to_stderr) -> list[Row]:
     return loads(read_text(path), path.suffix.lower().removeprefix("."), str(path), note)
 
 
-def loads(text: str, kind: str, what: str, note: Note = _to_stderr) -> list[Row]:
+def loads(text: str, kind: str, what: str, note: Note = say) -> list[Row]:
     """The opposite of dumps(); ``what`` begins the error messages."""
     try:
         if kind == "csv":

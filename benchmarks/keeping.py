@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..runtime.commands.options import print_json_text
 from ..runtime.errors import FlowshipError
-from .formats import dumps, table, write_rows
-from .report import write_report
+from .formats import dumps, table
+from .outputs import write_output
 from .row import Row
 
 EVERY = 5.0  # seconds between two writings while cases are sampled
@@ -114,7 +114,7 @@ class RowKeeper:
 
 def _try(path: Path, rows: Sequence[Row]) -> Exception | None:
     try:
-        (write_report if path.suffix == ".html" else write_rows)(path, rows)
+        write_output(path, rows)
     except (OSError, FlowshipError) as error:
         return error
     return None

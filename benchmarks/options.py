@@ -11,13 +11,15 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def share(text: str) -> float:
-    """``5%`` or ``0.05``."""
+    """``5%`` or ``0.05``; a bare 5 is most likely meant as the first, and would be 500 %."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 <= value < 10:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share, as in 5% or 0.05")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a share, as in 5% or 0.05")
+    if value >= 1 and not text.endswith("%"):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is a share of 1 and more: say 5% or 0.05")
     return value
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from ..runtime.bundle import Bundle
 from ..runtime.commands.options import is_given, print_json, thread_count
-from ..runtime.errors import MissingExtraError, UsageError
+from ..runtime.errors import UsageError
 from ..runtime.locks import private_folder
 from ..runtime.manifest import Manifest
 from ..runtime.plan import PLAN, PlanFile, Profile
@@ -20,7 +19,7 @@ from ..runtime.schema import to_json
 from ..runtime.table import format_bytes, format_table
 from .devices import TIER_USD, Device, find_device, select_devices, tier_devices
 from .predict import PRECISIONS, Prediction, Speed, device_speed, predict
-from .synthetic_models import published_manifest
+from .synthetic_models import export_module, find_preset, published_manifest
 from .validate import Validation, typical_error, validate
 from .validated import validated
 
@@ -290,23 +289,16 @@ def validate_published(size: str, threads: int) -> tuple[Speed, list[Validation]
         MissingExtraError: the extra export is not installed.
         UsageError: no such size.
     """
-    package = f"{__package__.rpartition('.')[0]}.export"
-    try:  # by name: nothing else of the benchmarks needs the exporter
-        synthetic = importlib.import_module(f"{package}.synthetic")
-        pipeline = importlib.import_module(f"{package}.pipeline")
-        requests = importlib.import_module(f"{package}.request")
-        targets = importlib.import_module(f"{package}.targets")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("--published", error.name or "torch", "export") from error
-    if size not in synthetic.PRESETS:
-        raise UsageError(f"no published size {size!r}: choose from {', '.join(synthetic.PRESETS)}")
-    preset = synthetic.PRESETS[size]
+    preset = find_preset(size)
+    synthetic, pipeline, requests, options = map(
+        export_module, ("synthetic", "pipeline", "request", "options")
+    )
     with private_folder() as folder:
         config = replace(preset.config, num_blocks=1)
         checkpoint = synthetic.write_checkpoint(folder, preset.dataset, config)
         output = folder / "block.flowship"
-        options = targets.TargetOptions(denoise=False)
-        request = requests.ExportRequest(("onnx",), ("fp32",), options=options)
+        floats = options.TargetOptions(denoise=False)
+        request = requests.ExportRequest(("onnx",), ("fp32",), options=floats)
         pipeline.export_checkpoint(checkpoint, output, request, ProgressLine())
         checkpoint.unlink()
         with Bundle.open(output) as bundle:

@@ -51,7 +51,8 @@ class Row:
         psnr_median_db: where this picture is below the floor, of five: single pictures amplify
             the smallest difference.
         calibration_ms: a good pulse of the run.
-        other_cores, steal: median load of other programs, in cores, and stolen share of time.
+        other_cores, steal: median load of other programs, in cores, and stolen share of time, the
+            mean of all samples: what was stolen from a few of them shows.
         conditions: in words; ``notes``: what a reader has to know.
         trust, trust_reasons: whether to believe the time.
     """

@@ -44,11 +44,11 @@ def synthetic_bundle(
     wanted = [precision for precision in precisions if precision] or ["default"]
     words = [name, __version__, *targets, *wanted]
     file = "-".join(words) + ".flowship"
-    caches = user_folder("caches")
-    if caches and os.path.isdir(caches / FOLDER / file):
-        return caches / FOLDER / file
-    preset = _preset(name)
-    synthetic, pipeline, requests = map(_export_module, ("synthetic", "pipeline", "request"))
+    kept = user_folder("caches", FOLDER, file)
+    if kept and os.path.isdir(kept):
+        return kept
+    preset = find_preset(name)
+    synthetic, pipeline, requests = map(export_module, ("synthetic", "pipeline", "request"))
     path = make_user_folder("caches", FOLDER) / file
     progress.note(f"making {name} with random weights once: {path}")
     # on the same disk: a checkpoint of two gigabytes may not fit where temporary files lie
@@ -78,7 +78,7 @@ def published_manifest(name: str) -> Manifest:
         UsageError: no such size; the message lists those there are.
         MissingExtraError: the exporter's packages are not installed.
     """
-    preset = _preset(name)
+    preset = find_preset(name)
     return Manifest(
         schema_version=1,
         flowship_version=__version__,
@@ -93,16 +93,26 @@ def published_manifest(name: str) -> Manifest:
     )
 
 
-def _preset(name: str) -> Any:
+def find_preset(name: str) -> Any:
+    """The exporter's sizes of a model.
+
+    Raises:
+        UsageError: no such size; the message lists those there are.
+        MissingExtraError: the exporter's packages are not installed.
+    """
     check_names([name])
-    return _export_module("synthetic").PRESETS[name]
+    return export_module("synthetic").PRESETS[name]
 
 
-def _export_module(name: str) -> Any:
-    """A module of the exporter, by name: benchmarks of bundles do without it and without torch."""
+def export_module(name: str) -> Any:
+    """A module of the exporter, by name: benchmarks of bundles do without it and without torch.
+
+    Raises:
+        MissingExtraError: its packages are not installed.
+    """
     package = __package__.rpartition(".")[0]
     try:
         return importlib.import_module(f"{package}.export.{name}")
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
-        raise MissingExtraError("a synthetic --model", missing, "export") from error
+        raise MissingExtraError("a published size", missing, "export") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
+from statistics import mean, median
 
 from ..runtime.conditions import Watch
 from ..runtime.errors import FlowshipError, MissingExtraError, UsageError
@@ -186,7 +186,7 @@ def sampled_row(job: Job, watch: Watch, effort: Effort, together: int) -> Row:
         span_s=round(job.span_s, 3),
         order_seed=effort.order_seed,
         other_cores=median(others) if others else None,
-        steal=median(stolen) if stolen else None,
+        steal=mean(stolen) if stolen else None,
         calibration_ms=watch.calibration_ms,
         joules_per_image=median(job.joules) if job.joules else None,
         energy_source=job.meter.source if job.meter and job.joules else None,

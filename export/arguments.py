@@ -12,13 +12,13 @@ from typing import Literal
 from ..runtime.atomic import check_file, check_folder
 from ..runtime.bundle_rules import check_name, usable_name
 from ..runtime.errors import BundleError, UsageError
-from ..runtime.file_kinds import readable
 from ..runtime.input_paths import check_readable
 from ..runtime.labels import read_label_names
 from ..runtime.outputs import check_suffix
-from .checkpoint_files import CheckpointFiles, without_suffix
+from ..runtime.text import readable
 from .options import FLOATS, WITH_DENOISE, ConfigOverrides, TargetOptions
 from .request import Choice, ExportRequest
+from .sources.checkpoint_files import CheckpointFiles, without_suffix
 
 DEFAULT_WINDOWS = "1,8,32"
 MIN_SIZE = 1000  # bytes; one layer of 16 channels has 3000 weights
@@ -161,13 +161,6 @@ def size_in_bytes(text: str) -> int:
             f"{text[:40]!r} is {size} bytes, less than any model takes: say a size as in 200MB"
         )
     return size
-
-
-def place(text: str) -> Path:
-    """The type of an option: a path, which "" is not (it would be the current folder)."""
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!a} is no path")
-    return Path(text)
 
 
 def _text(option: str, text: str | None) -> str | None:

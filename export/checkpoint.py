@@ -16,12 +16,11 @@ import numpy as np
 import torch
 
 from ..runtime.errors import CheckpointError
-from ..runtime.file_kinds import LEGACY_MAGIC, ZIP_MAGIC, readable
+from ..runtime.file_kinds import LEGACY_MAGIC, ZIP_MAGIC
 from ..runtime.manifest import Source, weights_label
-from .checkpoint_files import CheckpointFiles, find_files
+from ..runtime.text import readable
 from .families.tarflow import (
     BlockWeights,
-    ConfigOverrides,
     Floats,
     TarFlowConfig,
     block_tensor_names,
@@ -31,10 +30,12 @@ from .families.tarflow import (
     is_mask,
 )
 from .lazy import LazyMapping
-from .safetensors_file import SafetensorsFile
-from .sharded_file import ShardedFile
-from .tensor_file import TensorFile, TensorInfo, UnchangedFile
-from .torch_file import TorchFile
+from .options import ConfigOverrides
+from .sources.checkpoint_files import CheckpointFiles, find_files
+from .sources.safetensors_file import SafetensorsFile
+from .sources.sharded_file import ShardedFile
+from .sources.tensor_file import TensorFile, TensorInfo, UnchangedFile
+from .sources.torch_file import TorchFile
 from .weights_choice import choose_weights
 
 _WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

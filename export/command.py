@@ -11,19 +11,19 @@ from ..runtime.commands.inspect import FP16_NOTE, quality_table, quality_words
 from ..runtime.commands.options import add_report, print_json
 from ..runtime.errors import MissingExtraError
 from ..runtime.extras import need
-from ..runtime.file_kinds import readable
+from ..runtime.likelihood import few_pictures
 from ..runtime.progress import ProgressLine
 from ..runtime.table import format_bytes, format_table
+from ..runtime.text import readable
 from .arguments import (
     DEFAULT_WINDOWS,
     DEFAULTS,
     check_places,
     find_output,
-    place,
     read_request,
     size_in_bytes,
 )
-from .checkpoint_files import find_files
+from .sources.checkpoint_files import find_files
 
 if TYPE_CHECKING:
     from .pipeline import Report
@@ -36,9 +36,17 @@ PACKAGES = {  # of each target: what writes it and what runs it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_places(parser)
+    _add_precisions(parser)
+    _add_facts(parser)
+    _add_form(parser)
+    add_report(parser)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
-        type=place,
+        type=Path,
         metavar="CHECKPOINT",
         help=".pth or .safetensors of a TarFlow; one in parts by its folder or index",
     )
@@ -51,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace", action="store_true", help="keep nothing of a bundle that is there already"
     )
+    parser.add_argument("--name", help="name of the bundle (the file's)")
+    parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
+
+
+def _add_precisions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", default="onnx", metavar="LIST", help="onnx,executorch,coreml (%(default)s)"
     )
@@ -61,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fp32,fp16,int8,int4,pal8,pal6,pal4,mixed (each target's best)",
     )
     parser.add_argument(
-        "--data", type=place, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
+        "--data", type=Path, metavar="PATH", help="real pictures for bits/dim: folder, .npy, .npz"
     )
     smaller = parser.add_argument_group("smaller weights")
     smaller.add_argument(
@@ -83,10 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="search the formats of 'mixed' for the least loss in this size, as in 200MB",
     )
     smaller.add_argument(
-        "--plot", type=place, metavar="FILE.svg", help="draw size against bits/dim of the search"
+        "--plot", type=Path, metavar="FILE.svg", help="draw size against bits/dim of the search"
     )
-    parser.add_argument("--name", help="name of the bundle (the file's)")
-    parser.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the manifest")
+
+
+def _add_facts(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("what a checkpoint does not say")
     model.add_argument(
         "--weights", metavar="NAME", help="which of several models in the file, such as ema"
@@ -97,8 +111,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise-std", metavar="STD|uniform", help="training noise (from the file name)"
     )
     model.add_argument(
-        "--label-names", type=place, metavar="FILE", help="class names, one a line, in order"
+        "--label-names", type=Path, metavar="FILE", help="class names, one a line, in order"
     )
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
     form = parser.add_argument_group("form of the graphs")
     form.add_argument(
         "--onnx-form",
@@ -128,7 +145,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"({DEFAULTS.coreml_compute_units})",
     )
     form.add_argument("--no-denoise", action="store_true", help="leave out the denoising graphs")
-    add_report(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -146,6 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise MissingExtraError("flowship export", str(error.name), "export") from error
     report = run_export(arguments.checkpoint, output, request, progress)
     notes = _notes(report, request.options.coreml_compute_units)
+    notes += _limit_notes(report, request.max_bpd_increase)
     if arguments.json:
         print_json(_describe(report, output, notes))
     else:
@@ -163,6 +180,16 @@ def _notes(report: Report, compute_units: str) -> list[str]:
     made = [p for p in precisions.get("coreml", ()) if f"coreml {p}" not in report.kept]
     found = [placement_note(precision, compute_units) for precision in made]
     return notes + [note for note in found if note]
+
+
+def _limit_notes(report: Report, limit: float | None) -> list[str]:
+    """How few pictures a limit was judged by."""
+    if limit is None:
+        return []
+    inputs = dict.fromkeys(q.bits_per_dim_inputs or "" for q in report.manifest.quality)
+    counts = [int(n) for n in (text.partition(" ")[0] for text in inputs) if n.isdecimal()]
+    few = [(n, few_pictures(n)) for n in counts if few_pictures(n)]
+    return [f"--max-bpd-increase {limit:g} was judged by {n} pictures{words}" for n, words in few]
 
 
 def _describe(report: Report, output: Path, notes: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..runtime.commands.inspect import describe_model
 from ..runtime.commands.options import print_json
 from ..runtime.table import format_bytes, format_table
 from .checkpoint import Checkpoint
-from .families.tarflow import ConfigOverrides
+from .options import ConfigOverrides
 
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0}
 

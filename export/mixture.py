@@ -11,12 +11,11 @@ from ..runtime.spec import ARBlock
 from ..runtime.table import format_bytes
 from .checkpoint import Checkpoint
 from .families.tarflow import TarFlowConfig
-from .quantize.block import Method
+from .options import Method, SearchLimit, TargetOptions
 from .quantize.data import PictureSet
 from .quantize.formats import FORMATS, find_formats
 from .quantize.layers import matrix_names
 from .quantize.search import (
-    SearchLimit,
     SearchResult,
     SizeError,
     matrix_shapes,
@@ -28,7 +27,7 @@ from .quantize.sensitivity import (
     Sensitivity,
     measure_sensitivities,
 )
-from .targets import Target, TargetOptions
+from .targets import Target
 
 # Neighbours of formats that are searched: their points lie between and close to the others', and
 # each would take as long again to measure.

@@ -61,13 +61,13 @@ class TargetOptions:
     """Choices that one target or another takes.
 
     Attributes:
-        onnx_form: ``gqa`` or ``core`` (see onnx_step).
+        onnx_form: ``gqa`` or ``core`` (see targets/onnx/cached.py).
         onnx_kv_cache: of quantized precisions: ``float`` or ``int8``.
         windows: window lengths of static graphs; 1 is always among them.
         executorch_dynamic: one ExecuTorch method for every window instead of static ones.
         denoise: export the vector-Jacobian graphs where the model and the target have them.
         coreml_compute_units: which units Core ML packages are made for; it decides how they write
-            their cache (see coreml_cache).
+            their cache (see targets/coreml/cache.py).
     """
 
     onnx_form: Literal["gqa", "core"] = "gqa"

@@ -23,6 +23,7 @@ from ..runtime.engines.base import Engine
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.golden_steps import STEPS_LIMIT, write_golden_steps
 from ..runtime.hashing import sha256_of
+from ..runtime.likelihood import few_pictures
 from ..runtime.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -39,23 +40,23 @@ from ..runtime.progress import ProgressLine
 from ..runtime.spec import ARBlock
 from ..runtime.table import format_bytes, format_number
 from .checkpoint import Checkpoint
-from .checkpoint_files import without_suffix
 from .families.tarflow import BlockWeights
 from .jobs import Job, check_jobs, make_jobs
 from .kept import Kept, Row, find_kept
 from .mixture import Mixture, MixtureSearch, check_size, uniform_formats
+from .options import Method, SearchLimit
 from .parity import SPOT_PATCHES, BlockError, check_block, refuse_if_bad
 from .peak import add_peak_memory
 from .profile import PROFILE_PRECISION, profiling_bundle
 from .quality import NUM_DATA, Judge, golden_noise, make_golden_pictures
-from .quantize.block import Method
 from .quantize.block_quantizer import BlockQuantizer
 from .quantize.data import MAX_PICTURES, PictureSet, read_pictures
 from .quantize.frontier_plot import frontier_svg
-from .quantize.search import SearchLimit, SizeError
+from .quantize.search import SizeError
 from .quantize.sensitivity import costliest
 from .reference import LayeredReference
 from .request import ExportRequest
+from .sources.checkpoint_files import without_suffix
 from .targets import checking_engine
 from .targets.onnx import HEAD_UNIT
 
@@ -358,8 +359,7 @@ class _Export:
 
     def _has_denoise(self, bundle: Bundle, job: Job) -> bool:
         stage = self.spec.ar_blocks[0].name
-        found = bundle.manifest.find(job.target.engine, job.precision, "vjp", stage)
-        return bool(found)
+        return bool(bundle.manifest.find(job.target.engine, job.precision, "vjp", stage))
 
     def _check_blocks(self, bundle: Bundle) -> dict[Job, BlockError]:
         """The worst of each job's blocks; raises ParityError."""
@@ -397,7 +397,8 @@ class _Export:
                 check="full" if self.whole else "spot",
                 inputs=self._describe_inputs(bundle, job),
                 max_abs_error=error.max_abs_error,
-                psnr_db=error.psnr_db if np.isfinite(error.psnr_db) else None,
+                relative_error=error.relative_error,
+                rms_error=error.rms_error,
                 nbytes=self._nbytes(bundle.manifest.artifacts, job),
                 method=self._method_words(job) if job.is_quantized else None,
                 formats=self._formats_by_stage(job) if job.precision == "mixed" else None,
@@ -407,7 +408,7 @@ class _Export:
                 self.progress.update(fraction, f"decoding pictures, {job}")
                 with closing(self._open_engine(bundle, job)) as engine:
                     quality = judge.judge(bundle, engine, quality)
-                self._refuse_unlikely(job, quality.bits_per_dim_change or 0.0)
+                self._refuse_unlikely(job, quality.bits_per_dim_change or 0.0, len(judge.pictures))
             yield quality
 
     def _method_words(self, job: Job) -> str:
@@ -419,25 +420,24 @@ class _Export:
     def _formats_by_stage(self, job: Job) -> dict[str, dict[str, str]]:
         return {stage.name: dict(self._formats(job, stage)) for stage in self.spec.ar_blocks}
 
-    def _refuse_unlikely(self, job: Job, change: float) -> None:
+    def _refuse_unlikely(self, job: Job, change: float, count: int) -> None:
         limit = self.request.max_bpd_increase
         if limit is None or not job.is_quantized or change <= limit:
             return
-        formats = {s.block: self._formats(job, s) for s in self.spec.ar_blocks}
-        names = sorted({format for own in formats.values() for format in own.values()})
         self.progress.update(0.9, f"looking for the costliest matrix of {job}")
-        worst = costliest(self.search.measure(names, None), formats)
+        formats = {s.block: self._formats(job, s) for s in self.spec.ar_blocks}
+        names = {name for own in formats.values() for name in own.values()}
+        worst = costliest(self.search.measure(sorted(names), None), formats)
         where = f": block{worst.block} {worst.matrix} in {worst.format} costs most" if worst else ""
         raise ParityError(
-            f"{job}: {format_number(change, '+.5f')} bits/dim against float32, the limit is "
-            f"{limit:g}{where}; take more bits, or --precision mixed"
+            f"{job}: {format_number(change, '+.5f')} bits/dim against float32 on {count} pictures"
+            f"{few_pictures(count)}, the limit is {limit:g}{where}; take more bits or mixed"
         )
 
     @property
     def _patches_checked(self) -> int:
         """How many patches of each block go through windows of every length."""
-        T = self.config.num_patches
-        return T if self.whole else min(T, SPOT_PATCHES)
+        return min(self.config.num_patches, self.config.num_patches if self.whole else SPOT_PATCHES)
 
     def _describe_inputs(self, bundle: Bundle, job: Job) -> str:
         T, first = self.config.num_patches, self.spec.ar_blocks[0].name
@@ -452,7 +452,7 @@ class _Export:
             words += f"{first} in {together}"
         if self._has_denoise(bundle, job):
             words += "; denoising gradient of every block over all patches"
-        return f"{words}; PSNR of {'decoded images' if self.whole else 'the patches they give'}"
+        return f"{words}; PSNR of decoded images" if self.whole else words
 
     def _write_profile(self, bundle: Bundle) -> None:
         """Measure convergence in float32, whatever is exported, and the rounding of all that is."""

@@ -13,7 +13,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.hashing import sha256_of
 from ..runtime.manifest import FileEntry
 from .checkpoint import Checkpoint
-from .targets import TargetOptions
+from .options import TargetOptions
 from .targets.onnx import OnnxTarget
 
 PROFILE_PRECISION = "fp32"

@@ -19,13 +19,13 @@ from ..runtime.errors import UsageError
 from ..runtime.progress import ProgressLine
 from ..runtime.spec import TrainingNoise
 from .families.tarflow import (
-    MAX_NOISE_STD,
     Floats,
     TarFlowConfig,
     checkpoint_name,
     expected_shapes,
 )
-from .safetensors_file import write_safetensors
+from .options import MAX_NOISE_STD
+from .sources.safetensors_file import write_safetensors
 
 # How far a block is from the identity: xa and xb get a standard deviation of 0.13 to 0.17, so that
 # the pictures' variance grows by a twentieth in each block. The gain from one patch to the next has
@@ -233,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = build_parser()
     options = vars(parser.parse_args(arguments))
+    del options["given"]  # which the parser notes
     preset, folder, seed = PRESETS[options.pop("name")], options.pop("output"), options.pop("seed")
     if folder.exists() and not folder.is_dir():
         parser.error(f"-o {folder} is a file: name a folder")

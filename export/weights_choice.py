@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..runtime.errors import CheckpointError, UsageError
 from .families.registry import FAMILIES, sniff_family
-from .tensor_file import TensorInfo
+from .sources.tensor_file import TensorInfo
 
 # DataParallel, torch.compile, FSDP and activation checkpointing add these to names.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}

@@ -23,6 +23,9 @@ _CANNOT_SYNC = {
     errno.EBADF, errno.EISDIR, errno.ENOTTY, errno.ENODEV, errno.ENXIO, errno.EROFS,
 }  # fmt: skip
 
+# No fault of the place that was named: another one may help, or may not.
+OUT_OF_ORDER = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
@@ -33,13 +36,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         UsageError: the folder does not exist, or ``path`` is a folder.
     """
-    check_file(path)
-    given = Path(path)
-    if given.exists() and not given.is_file():
+    given, target = Path(path), _target(path)
+    if target is None:
         with naming(given), given.open("wb") as file:
             yield file
         return
-    target = _resolve(path)
     partial = target.with_name(unused_name(_prefix(target)))
     with naming(given, partial):
         try:
@@ -78,13 +79,8 @@ def check_file(path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: the folder does not exist or cannot be written to, or ``path`` is a folder.
     """
-    given = Path(path)
-    if given.is_dir():
-        raise UsageError(f"{path} is a folder: name a file")
-    folder = _resolve(path).parent
-    replaced = given.is_file() or not given.exists()  # and no device or pipe
-    if replaced:
-        _check_writable(path, folder)
+    if target := _target(path):
+        _check_writable(path, target.parent)
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
@@ -125,6 +121,30 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
 
 
+def try_writing(folder: Path) -> None:
+    """Make a file and remove it: permissions alone do not tell, least of all to root.
+
+    Raises:
+        OSError: the folder takes no files.
+    """
+    probe = folder / unused_name(".flowship-probe-")
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+    probe.unlink(missing_ok=True)
+
+
+def _target(path: str | os.PathLike[str]) -> Path | None:
+    """The file that is replaced; None for a device or pipe."""
+    given = Path(path)
+    if given.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
+    target = _resolve(path)
+    return target if given.is_file() or not given.exists() else None
+
+
 def _resolve(path: str | os.PathLike[str]) -> Path:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
@@ -133,8 +153,13 @@ def _resolve(path: str | os.PathLike[str]) -> Path:
 
 
 def _check_writable(path: str | os.PathLike[str], folder: Path) -> None:
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"{path}: no permission to write into the folder {folder}")
+    try:
+        try_writing(folder)
+    except OSError as error:
+        if error.errno in OUT_OF_ORDER:
+            raise
+        reason = f"{error.strerror} in the folder {folder}"
+        raise UsageError(f"{path} cannot be written: {reason}") from error
 
 
 def _prefix(target: Path) -> str:

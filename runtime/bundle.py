@@ -199,6 +199,18 @@ class Bundle:
             self._arrays[name] = array
         return array
 
+    @property
+    def variances(self) -> Floats:
+        """[T, D] of the prior, the array ``var``; ones where the latents are standard normal.
+
+        Raises:
+            BundleError: as array().
+        """
+        latent = self.spec.latents[0]
+        if latent.prior == "standard_normal":
+            return np.ones(latent.shape, np.float32)
+        return self.array("var")
+
     def verify(self) -> list[str]:
         """Hash every file and look for undeclared ones; returns the problems, one line each."""
         problems = []

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from .extras import EXTRAS
 from .program import exit_status, in_a_word, interrupter
 from .progress import say
 
+BUNDLE_FIRST = "BUNDLE comes first; the word embedded names the built-in model"
 TRACEBACK = "FLOWSHIP_TRACEBACK"
 
 COMMANDS = {
@@ -45,6 +46,11 @@ COMMANDS = {
 }
 
 
+# Options whose several values are one word, and those that take several in two commands alone.
+LISTS = ("--seed", "--seeds", "--label")
+LISTS_OF = {"plan": ("--threads",), "bench": ("--threads", "--window", "--guidance")}
+
+
 class _Store(argparse._StoreAction):
     """Also notes that the option was given: a default may have the same value."""
 
@@ -64,12 +70,17 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(given=frozenset())
 
     def error(self, message: str) -> NoReturn:
+        takes_bundle = any(a.dest == "bundle" and not a.option_strings for a in self._actions)
+        if takes_bundle and message.startswith("the following arguments are required"):
+            message += f": {BUNDLE_FIRST}"
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def _path(text: str) -> Path:
     if not text:  # a script's variable that was not set; Path("") would be the current folder
         raise argparse.ArgumentTypeError("the name is empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text[:40]!a} is no name of a file")
     return Path(text)
 
 
@@ -125,10 +136,21 @@ def _run(arguments: list[str]) -> int:
         parsed, unknown = parser.parse_known_args(arguments)
     except SystemExit as end:  # --help, --version and misuse: argparse has printed it
         return int(end.code or 0)
+    _check_lists(arguments, parsed)
     if unknown:  # argparse would send to the help of all commands
         words = " ".join(unknown)
         raise UsageError(f"unknown arguments: {words} (see flowship {parsed.command} --help)")
     return int(_import(COMMANDS[parsed.command][0]).run(parsed))
+
+
+def _check_lists(arguments: list[str], parsed: argparse.Namespace) -> None:
+    """Of ``--seeds 1 2`` argparse takes the 2 for a bundle."""
+    lists = LISTS_OF.get(parsed.command, LISTS)
+    given = getattr(parsed, "bundles", None) or [getattr(parsed, "bundle", None)]
+    for option, first, second in zip(arguments, arguments[1:], arguments[2:], strict=False):
+        numbers = all(re.fullmatch(r"\d[\d.,-]*", word) for word in (first, second))
+        if option in lists and numbers and second in given and not os.path.lexists(second):
+            raise UsageError(f"{option} {first} {second}: write {option} {first},{second}")
 
 
 def _check_command(arguments: list[str]) -> None:
@@ -148,14 +170,20 @@ def _check_second(arguments: list[str]) -> None:
     """``bench comapre`` means no bundle, unless there is one."""
     words = {name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{arguments[0]} ")}
     second = arguments[1] if words and len(arguments) > 1 else ""
-    if get_close_matches(second, words, cutoff=0.7) and not os.path.exists(second):
+    if second and second not in words and _close(second, words, 0.7) and not os.path.exists(second):
         raise UsageError(f"there is no bench {second!r}{_similar(second, words)}")
 
 
 def _similar(word: str, known: Iterable[str]) -> str:
-    found = get_close_matches(word.lower(), known, n=1)
+    found = _close(word.lower(), known)
     hint = f": did you mean {found[0]}?" if found else ""
     return f"{hint} (see flowship --help)"
+
+
+def _close(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    from difflib import get_close_matches  # for mistakes alone: no import at every start
+
+    return get_close_matches(word, known, n=1, cutoff=cutoff)
 
 
 # ---- the end ------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from .decoder import Committed
 from .events import Progress
+from .images import Bytes
 from .spec import FlowSpec
 
 EVENT_INTERVAL = 0.05  # seconds between two Progress events of one block
@@ -30,10 +32,9 @@ class Clock:
         self._last = now
         return True
 
-    def progress(self, at: Committed, preview: object) -> Progress:
+    def progress(self, at: Committed, preview: Callable[[], Bytes]) -> Progress:
         done = at.number * self._images + at.first + at.together * at.patches / self._patches
         fraction = done / (self._blocks * self._images)
         seconds = self.seconds
         left = seconds * (1 - fraction) / fraction
-        assert callable(preview)
         return Progress(at.block.name, at.number, at.patches, fraction, seconds, left, preview)

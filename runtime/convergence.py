@@ -112,9 +112,7 @@ def _block_inputs(
     spec = model.bundle.spec
     T, D = spec.latents[0].shape
     noise = normals(seed, T * D, domain=SEED_DOMAIN).reshape(1, T, D)
-    decoding = Decoding(
-        model, noise * np.sqrt(model.bundle.array("var")), [label], guidance, Plan()
-    )
+    decoding = Decoding(model, noise * np.sqrt(model.bundle.variances), [label], guidance, Plan())
     seen, blocks = 0, len(spec.ar_blocks)
     for at in decoding.run():
         fraction = (at.number + at.patches / T) / blocks

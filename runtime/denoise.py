@@ -20,7 +20,11 @@ Floats = npt.NDArray[np.float32]
 
 
 def denoise_patches(
-    model: Model, patches: Floats, labels: Labels, noise_std: float, first_picture: int = 0
+    model: Model,
+    patches: Floats,
+    labels: Labels,
+    noise_std: float,
+    first_picture: int | None = 0,
 ) -> Floats:
     """[N, T, D] noisy patches to denoised ones.
 

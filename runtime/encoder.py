@@ -44,12 +44,12 @@ class EncodedBlock:
 
 
 def encode_blocks(
-    model: Model, patches: Floats, labels: Labels, first_picture: int = 0
+    model: Model, patches: Floats, labels: Labels, first_picture: int | None = 0
 ) -> Iterator[EncodedBlock]:
     """Run [N, T, D] patches through the blocks from the image to the latent.
 
     Args:
-        first_picture: its number among all, for errors.
+        first_picture: its number among all, for errors; None where there is one alone.
 
     Yields:
         What each block did; the last one's z, in image order, is the latent.

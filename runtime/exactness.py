@@ -88,7 +88,7 @@ class SequentialPictures:
         guidance = profile_guidance(spec) if self.guided else Guidance()
         classes, T = spec.num_classes, spec.image.num_patches
         labels = [i % classes if classes else None for i in range(self.count)]
-        noise = draw_noise(range(self.count), spec) * np.sqrt(model.bundle.array("var"))
+        noise = draw_noise(range(self.count), spec) * np.sqrt(model.bundle.variances)
         decoding = Decoding(model, noise, labels, guidance, plan)
         for at in decoding.run():
             done = at.number + (at.first + at.together * at.patches / T) / self.count

@@ -11,6 +11,7 @@ from typing import Literal
 
 from .manifest import MANIFEST
 from .safe_paths import LFS_POINTER
+from .text import readable
 
 ZIP_MAGIC = b"PK\x03\x04"
 # The first pickle of torch.save before 1.6: protocol 2, a 10-byte integer.
@@ -103,11 +104,6 @@ def other_than_bundle(path: Path) -> str | None:
     if kind.kind == "part":
         return f"this is {kind.words}"
     return f"this is {kind.words}, not a bundle (a folder such as NAME.flowship, or a zip of one)"
-
-
-def readable(name: str) -> str:
-    """A file name as text that can be written: bytes that are no UTF-8 become ``\\xe9``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _bundle_around(path: Path) -> Path | None:

@@ -104,15 +104,14 @@ class Flow:
             options = EngineOptions(chosen, device, threads)
             if saved and threads is None:
                 options = replace(options, threads=saved.threads, spinning=saved.spinning)
-            running = factory(opened, options)
             if isinstance(plan, Plan):
                 check_blocks(plan, opened.spec)
             else:
                 plan = saved.plan if saved else default_plan(opened, engine, chosen)
+            flow = cls(opened, factory(opened, options), plan)  # last: nothing leaves it open
         except BaseException:
             opened.close()
             raise
-        flow = cls(opened, running, plan)
         flow._opened = given
         return flow
 
@@ -277,7 +276,7 @@ class Flow:
             pictures = add_training_noise(pictures, training, seed)
         z, logdet = self._encode(pictures, labels)
         convention = describe_convention(training, choice)
-        return likelihood(z, logdet, self.bundle.array("var"), convention)
+        return likelihood(z, logdet, self.bundle.variances, convention)
 
     def denoise(self, images: npt.ArrayLike, *, label: LabelLike = None) -> Floats:
         """The score step x + sigma^2 grad log p(x) on images [N, C, H, W].
@@ -376,13 +375,15 @@ class Flow:
 
     def _encode(self, pictures: Floats, labels: Labels) -> tuple[Floats, npt.NDArray[np.float64]]:
         found = [
-            self._encode_part(patches, labels[first : first + len(patches)], first)
+            self._encode_part(
+                patches, labels[first : first + len(patches)], first if len(pictures) > 1 else None
+            )
             for first, patches in self._parts(pictures)
         ]
         return np.concatenate([z for z, _ in found]), np.concatenate([d for _, d in found])
 
     def _encode_part(
-        self, patches: Floats, labels: Labels, first: int
+        self, patches: Floats, labels: Labels, first: int | None
     ) -> tuple[Floats, npt.NDArray[np.float64]]:
         logdet = np.zeros(len(patches))
         for encoded in encode_blocks(self._model, patches, labels, first):
@@ -392,8 +393,11 @@ class Flow:
     def _denoise(self, pictures: Floats, labels: Labels) -> Floats:
         std = self.spec.training_noise.std
         assert std is not None  # _check_denoise() was asked
+        several = len(pictures) > 1
         done = [
-            denoise_patches(self._model, part, labels[i : i + len(part)], std, i)
+            denoise_patches(
+                self._model, part, labels[i : i + len(part)], std, i if several else None
+            )
             for i, part in self._parts(pictures)
         ]
         return unpatchify(np.concatenate(done), self.spec.image)
@@ -406,7 +410,7 @@ class Flow:
 
     def _scale(self, noise: Floats) -> Floats:
         """Standard normal noise to the prior's latents."""
-        return noise * np.sqrt(self.bundle.array("var"))
+        return noise * np.sqrt(self.bundle.variances)
 
     def _check_denoise(self) -> None:
         if self.spec.denoise is None:

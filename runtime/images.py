@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import ceil, inf, sqrt
-from statistics import median_low
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +106,7 @@ def psnr_db(a: Floats, b: Floats) -> float:
 def psnr_db_median(a: Floats, b: Floats) -> float:
     """The same of the median picture (the worse of two in the middle)."""
     _check_same_shape(a, b)
-    return median_low([*map(_psnr_db, a, b)])
+    return sorted(map(_psnr_db, a, b))[(len(a) - 1) // 2]
 
 
 def _psnr_db(a: Floats, b: Floats) -> float:

@@ -32,6 +32,18 @@ def check_readable(path: str | os.PathLike[str], what: str = "", *, folder: bool
         raise UsageError(f"{name} may not be read: permission denied")
 
 
+def check_regular(path: str | os.PathLike[str], what: str = "") -> None:
+    """The same for a file that is read out of order, which a pipe cannot be.
+
+    Raises:
+        UsageError: as check_readable(), or it is a device or pipe.
+    """
+    check_readable(path, what)
+    if not os.path.isfile(path):
+        name = f"{what} {os.fspath(path)}".lstrip()
+        raise UsageError(f"{name} is not a regular file")
+
+
 def why_not(path: str | os.PathLike[str], error: Exception) -> str:
     """Why a path cannot be opened, to be said after its name."""
     place = Path(path)

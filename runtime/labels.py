@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from .errors import UsageError
 from .input_paths import check_readable
 from .spec import FlowSpec
+from .text_files import decode_text
 from .values import as_index, plain, several, show
 
 Label = str | SupportsIndex | None
@@ -134,26 +134,11 @@ def read_label_names(path: Path) -> tuple[str, ...]:
         raise UsageError(f"{what} cannot be read: {reason}") from error
     if len(data) > MAX_NAMES_BYTES:
         raise UsageError(f"{what} has more than {MAX_NAMES_BYTES:,} bytes: expected names alone")
-    text = _decode(data, what)
-    lines = [line.strip() for line in re.split("\r\n|\n|\r", text.rstrip())]
+    lines = [line.strip() for line in decode_text(data, what).rstrip().split("\n")]
     if not any(lines):
         raise UsageError(f"{what} holds no names: expected one a line")
     _check_names(lines, what)
     return tuple(lines)
-
-
-def _decode(data: bytes, what: str) -> str:
-    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in data:
-        raise UsageError(
-            f"{what} is UTF-16 or no text: save it as UTF-8 (in Notepad: Save as, Encoding; in "
-            "PowerShell: Out-File -Encoding utf8)"
-        )
-    try:
-        return data.removeprefix(BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = 1 + data.count(b"\n", 0, error.start)
-        byte = f"byte 0x{data[error.start]:02x}"
-        raise UsageError(f"{what}, line {line}: {byte} is not UTF-8, save it as UTF-8") from error
 
 
 def _check_names(names: Sequence[str], what: str) -> None:

@@ -21,10 +21,17 @@ NoiseChoice = Literal["none", "train"]
 # Domains of the noise stream; 0 is the latent noise of generation.
 GAUSSIAN_DOMAIN, UNIFORM_DOMAIN = 1, 2
 DATA_SCALE = "256 levels over [-1, 1]"
+FEW_PICTURES = 64
 MEANING = (
     "this compares models, precisions or labels on the same pictures; it cannot tell whether a "
     "picture is like the training data: plain black, white or grey ones often score best"
 )
+
+
+def few_pictures(count: int) -> str:
+    """What follows a number of pictures that a mean and its interval are of."""
+    few = f" (a small sample: {FEW_PICTURES} pictures and more say more)"
+    return few if count < FEW_PICTURES else ""
 
 
 @dataclass(frozen=True)

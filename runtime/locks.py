@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
@@ -43,7 +42,7 @@ else:
 
 def unused_name(prefix: str) -> str:
     """A name that nobody else uses, also not another machine on the same disk."""
-    return f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{prefix}{os.getpid()}-{os.urandom(4).hex()}"
 
 
 @contextmanager

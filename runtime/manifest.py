@@ -104,8 +104,12 @@ class Quality:
         inputs: what it was measured on, in words.
         max_abs_error: of (xa, xb) against the float32 torch module; where weights are quantized,
             against the module with what the codes stand for, so that it is the engine's part alone.
+        relative_error: the same as the largest |difference| / max(1, |value|).
+        rms_error: the same as the root mean square of the differences over that of the values (at
+            least 0.01), of the worst block. These two are what an export is refused by; None in
+            bundles of earlier versions, which judged blocks by PSNR.
         image_max_abs_error, psnr_db: of decoded images against those of the trained model (PSNR
-            with peak 2, worst picture); of the patches of that block check where ``check`` is spot.
+            with peak 2, worst picture); None where ``check`` is spot.
         psnr_db_median: of the median picture; None where ``check`` is spot.
         bits_per_dim, bits_per_dim_change: on real pictures, and the change against float32.
         bits_per_dim_change_low, bits_per_dim_change_high: 95% interval of the mean change.
@@ -140,6 +144,8 @@ class Quality:
     method: str | None = None
     formats: dict[str, dict[str, str]] | None = None
     peak_memory_bytes: int | None = None
+    relative_error: float | None = None
+    rms_error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -82,14 +82,19 @@ _ADVICE = {  # what gives other numbers; the rest is drawn from seeds
 }
 
 
-def check_finite(x: Floats, block: ARBlock, first_picture: int, what: str) -> None:
-    """Raise NonFiniteError, naming block, patch and picture, if [N, T, D] holds NaN or infinity."""
+def check_finite(x: Floats, block: ARBlock, first_picture: int | None, what: str) -> None:
+    """Raise NonFiniteError, naming block, patch and picture, if [N, T, D] holds NaN or infinity.
+
+    Args:
+        first_picture: the number of x[0]; None where there is one alone, which has none.
+    """
     finite = np.isfinite(x).all(axis=2)
     if finite.all():
         return
     picture, patch = np.argwhere(~finite)[0]
+    named = "" if first_picture is None else f", picture {first_picture + picture}"
     advice = _ADVICE.get(what, "try another seed, a smaller guidance or the precision fp32")
     raise NonFiniteError(
         f"{what} gave NaN or infinity in {block.name} at patch {patch} of {x.shape[1]} (in the "
-        f"block's order), picture {first_picture + picture}: {advice}"
+        f"block's order){named}: {advice}"
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from .atomic import check_file
+from .atomic import OUT_OF_ORDER, check_file, try_writing
 from .errors import UsageError
 
 PathLike = str | os.PathLike[str]
@@ -40,6 +40,23 @@ def output_kind(path: PathLike, kinds: Sequence[str], option: str = "-o") -> str
         return kinds[0]
     check_suffix(path, tuple(known), option)
     raise AssertionError("its suffix is unknown")
+
+
+def check_new_names(folder: Path) -> None:
+    """Refuse a folder in which no file can be made, where the names are found later.
+
+    Raises:
+        UsageError: it is not there or cannot be written to.
+    """
+    try:
+        try_writing(folder)
+    except OSError as error:
+        if error.errno in OUT_OF_ORDER:
+            raise
+        raise UsageError(
+            f"no file can be made in the folder {folder} ({error.strerror}): name another place "
+            "with -o"
+        ) from error
 
 
 def check_suffix(path: PathLike, suffixes: Sequence[str], option: str = "-o") -> None:

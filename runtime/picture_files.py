@@ -17,6 +17,7 @@ from .images import Floats
 from .input_paths import check_readable
 from .prepare import Prepared, prepare_picture
 from .progress import say
+from .recipe_files import PNG_SIGNATURE
 from .spec import ImageSpec
 
 PathLike = str | os.PathLike[str]
@@ -33,7 +34,6 @@ _OTHER_WORDS = (
 )
 _OTHERS = frozenset(_OTHER_WORDS.split())
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}  # the chunks that a PNG cannot do without
 # What else of a damaged PNG is tried: all that changes how it looks, then less.
 _KEPT = ({b"tRNS", b"eXIf"}, {b"tRNS"}, set[bytes]())
@@ -159,14 +159,14 @@ def _decode(source: PathLike | bytes, spec: ImageSpec, check: Check) -> tuple[Fl
 def _without_metadata(source: PathLike | bytes) -> Iterator[bytes]:
     """A PNG with fewer and fewer of the chunks that it could do without."""
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if data.startswith(_PNG):
+    if data.startswith(PNG_SIGNATURE):
         for kept in _KEPT:
-            yield _PNG + b"".join(c for kind, c in _chunks(data) if kind in _PIXELS | kept)
+            yield PNG_SIGNATURE + b"".join(c for kind, c in _chunks(data) if kind in _PIXELS | kept)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Kind and whole bytes of each chunk, the last one perhaps cut."""
-    at = len(_PNG)
+    at = len(PNG_SIGNATURE)
     while at < len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind, data, sum
         yield data[at + 4 : at + 8], data[at:end]

@@ -19,7 +19,7 @@ from .pictures import write_array
 from .png import encode_png, sheet_of, with_columns
 from .prepare import MODES
 from .recipe import Recipe
-from .recipe_text import exif_with
+from .recipe_files import exif_with
 from .spec import ImageSpec
 
 JPEG_QUALITY = 95  # with 4:4:4 colours
@@ -75,7 +75,7 @@ def encode_picture(
     check_pixels("the picture", kind, *image.size)
     options = dict(_OPTIONS[kind])
     if recipe and has_room(kind, recipe, len(pictures), columns):
-        options["exif"] = _exif(with_columns(recipe, len(pictures), columns))
+        options["exif"] = exif_with(with_columns(recipe, len(pictures), columns))
     image.save(file, kind, **options)
     return file.getvalue()
 
@@ -86,7 +86,7 @@ def has_room(kind: str, recipe: Recipe, num_pictures: int, columns: int | None =
         return False
     if kind not in _MAX_EXIF:
         return True
-    return len(_exif(with_columns(recipe, num_pictures, columns))) <= _MAX_EXIF[kind]
+    return len(exif_with(with_columns(recipe, num_pictures, columns))) <= _MAX_EXIF[kind]
 
 
 def check_sheet(
@@ -145,7 +145,3 @@ def _arrays_of(recipe: Recipe) -> dict[str, object]:
         "labels": np.array(labels, "<i8"),
         "recipe": np.array(recipe.dumps()),
     }
-
-
-def _exif(recipe: Recipe) -> bytes:
-    return exif_with(recipe.dumps(), recipe.description, f"flowship {recipe.flowship_version}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,13 @@ import numpy.typing as npt
 from .atomic import atomic_file
 from .errors import FlowshipError, UsageError
 from .images import Floats, from_uint8
-from .input_paths import check_readable
+from .input_paths import check_regular
 from .picture_files import FORMATS, PathLike, decode_picture, find_files
 from .prepare import Prepared
 from .spec import FlowSpec, ImageSpec
+
+if TYPE_CHECKING:
+    import zipfile
 
 MAX_LATENTS = 100_000  # of a .npz: as many as one command makes pictures
 _CHUNK_VALUES = 1 << 22  # of an array in a file, looked through in parts
@@ -64,9 +67,7 @@ def read_picture(path: PathLike, spec: ImageSpec) -> Floats:
 
 def read_prepared(path: PathLike, spec: ImageSpec) -> tuple[Floats, Prepared]:
     """The same with what was done to the picture."""
-    check_readable(path)
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UsageError(f"{path} is not a regular file")  # a pipe would be waited for
+    check_regular(path)
     try:
         return decode_picture(path, spec)
     except FlowshipError as error:
@@ -110,7 +111,7 @@ def read_latents(path: PathLike, spec: FlowSpec, name: str = "noise") -> Floats:
     """
     is_npz = Path(path).suffix.lower() == ".npz"
     shape = spec.latents[0].shape
-    array = _read_member(Path(path), name, shape) if is_npz else map_npy(Path(path))
+    array = _read_latents(Path(path), name, shape) if is_npz else map_npy(Path(path))
     return to_latents(str(path), array, spec)
 
 
@@ -154,7 +155,7 @@ def map_npy(path: Path) -> npt.NDArray[Any]:
     Raises:
         UsageError: it is not there, or no .npy that numpy maps.
     """
-    check_readable(path)
+    check_regular(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy's, about files that Python 2 wrote
@@ -205,7 +206,8 @@ def scale_images(images: npt.NDArray[Any]) -> Floats:
 
 
 def _as_array(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
-    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+    masked = sys.modules.get("numpy.ma")  # takes 8 ms; who has a masked array has it imported
+    if masked and masked.is_masked(given):
         raise UsageError(f"{name} has masked values: fill them first")
     try:
         return np.asarray(given)
@@ -268,22 +270,10 @@ def _show(shape: tuple[int, ...]) -> str:
 
 
 def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[int, ...] | None]:
-    check_readable(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = set(archive.namelist())
-            if "images.npy" not in members:
-                raise UsageError(f"{path} has no array 'images'")
-            with archive.open("images.npy") as file:
-                images = _read_rows(file, limit)
-            labels = None
-            if "labels.npy" in members:
-                with archive.open("labels.npy") as file:
-                    labels = _read_rows(file, limit)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{path} cannot be read as .npz: {error}") from error
+    with _open_npz(path) as archive:
+        images = _read_array(path, archive, "images", limit)
+        named = "labels.npy" in archive.namelist()
+        labels = _read_array(path, archive, "labels", limit) if named else None
     pictures = to_images(str(path), images, spec)
     if labels is None:
         return pictures, None
@@ -297,21 +287,36 @@ def _read_npz(path: Path, spec: ImageSpec, limit: int) -> tuple[Floats, tuple[in
     return pictures, tuple(int(label) for label in labels)
 
 
-def _read_member(path: Path, name: str, row: tuple[int, ...]) -> npt.NDArray[Any]:
-    check_readable(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if f"{name}.npy" not in archive.namelist():
-                raise UsageError(f"{path} has no array {name!r}")
-            with archive.open(f"{name}.npy") as file:
-                found = _read_rows(file, MAX_LATENTS + 1, row)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{path} cannot be read as .npz: {error}") from error
+def _read_latents(path: Path, name: str, row: tuple[int, ...]) -> npt.NDArray[Any]:
+    with _open_npz(path) as archive:
+        found = _read_array(path, archive, name, MAX_LATENTS + 1, row)
     if len(found) > MAX_LATENTS:
         raise UsageError(f"{path} holds more than {MAX_LATENTS:,} latents")
     return found
+
+
+@contextmanager
+def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
+    import zipfile  # takes 9 ms
+
+    check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (UsageError, MemoryError):
+        raise
+    # Archives and arrays answer damage with BadZipFile, zlib.error, SyntaxError, RuntimeError, ...
+    except Exception as error:
+        raise UsageError(f"{path} cannot be read as .npz: {error}") from error
+
+
+def _read_array(
+    path: Path, archive: zipfile.ZipFile, name: str, limit: int, row: tuple[int, ...] | None = None
+) -> npt.NDArray[Any]:
+    if f"{name}.npy" not in archive.namelist():
+        raise UsageError(f"{path} has no array {name!r}")
+    with archive.open(f"{name}.npy") as file:
+        return _read_rows(file, limit, row)
 
 
 def _read_rows(file: IO[bytes], limit: int, row: tuple[int, ...] | None = None) -> npt.NDArray[Any]:

@@ -122,7 +122,7 @@ class Profile:
             for e in self.entries
             if e.stage == stage and (e.guidance > 0) == guided and e.window <= window
         ]
-        return max((e.committed for e in known), default=1.0)
+        return max(known, key=lambda e: e.window).committed if known else 1.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from statistics import median
 
 from .conditions import Watch
 from .flow import Flow
+from .reasons import wording
 from .stats import relative_iqr
 from .timing import decode_once, orders
 from .trust import (
@@ -24,7 +25,7 @@ from .trust import (
     series_of,
 )
 
-MOST_SECONDS = 10.0  # of one kind of picture; what is slower has fewer samples, and says so
+MOST_SECONDS = 60.0  # of one kind of picture: ten of 2 s in turns with ten others
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,21 @@ def time_plan(planned: Flow, sequential: Flow, *, guided: bool) -> PictureTimes:
     """Let the two flows take turns in shuffled order."""
     names = [block.name for block in planned.spec.ar_blocks]
     windows = [planned.plan.window(name, guided) for name in names]
-    flows = [planned, sequential] if max(windows) > 1 else [sequential]
+    return time_flows([planned, sequential] if max(windows) > 1 else [sequential], guided=guided)
+
+
+def time_flows(
+    flows: Sequence[Flow], *, guided: bool, names: tuple[str, str] = ("planned", "sequential")
+) -> PictureTimes:
+    """The first against the last; one alone is compared with nothing.
+
+    Args:
+        names: of the two in reasons.
+    """
     series = _sample(flows, guided)
     trusts = [judge(each) for each in series]
     trust = max((found for found, _ in trusts), key=TRUSTS.index)
-    reasons = tuple(dict.fromkeys(reason for _, found in trusts for reason in found))
+    reasons = _whose([found for _, found in trusts], names)
     first, last = series[0].samples, series[-1].samples
     milliseconds = 1000 * median(first), 1000 * median(last)
     spread = max(relative_iqr(each.samples) for each in series)
@@ -72,6 +83,19 @@ def time_plan(planned: Flow, sequential: Flow, *, guided: bool) -> PictureTimes:
     verdict: Difference = found.verdict if trust == "trusted" else "unclear"
     numbers = spread, found.ratio, found.low, found.high
     return PictureTimes(guided, *milliseconds, *numbers, verdict, trust, reasons)
+
+
+def _whose(reasons: Sequence[Sequence[str]], names: tuple[str, str]) -> tuple[str, ...]:
+    """The reasons with the name of their pictures; what differs in numbers alone is said once."""
+    if len(reasons) == 1:
+        return tuple(reasons[0])
+    others = [{wording(reason) for reason in found} for found in reversed(reasons)]
+    found: dict[tuple[str, str], str] = {}
+    for own, other, name in zip(reasons, others, names, strict=True):
+        for reason in own:
+            whose = "both" if wording(reason) in other else name
+            found.setdefault((whose, wording(reason)), f"{whose}: {reason}")
+    return tuple(found.values())
 
 
 def _sample(flows: Sequence[Flow], guided: bool) -> list[Series]:

@@ -14,9 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from .atomic import atomic_file
 from .errors import UsageError
 from .images import Bytes, grid, grid_columns
-from .input_paths import check_readable
 from .recipe import Recipe
-from .recipe_text import KEY, MAX_TEXT, BadFile, find_recipe
+from .recipe_files import KEY
 
 _COMPRESS_LEVEL = 6  # zlib's default, stated so that the same pixels give the same bytes
 
@@ -77,34 +76,6 @@ def write_png(
     with atomic_file(path) as file:
         file.write(data)
     return Path(path)
-
-
-def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe in a PNG, JPEG, WebP or .npz that flowship wrote; the pixels are not decoded.
-
-    Raises:
-        UsageError: another kind of file, without a recipe, or with one that is damaged or too new.
-    """
-    check_readable(path)
-    try:
-        with open(path, "rb") as file:
-            kind, text = find_recipe(file)
-    except BadFile as error:
-        raise UsageError(f"{path} cannot be read as a {error.args[1]}: {error.args[0]}") from error
-    except OSError as error:
-        problem = error.strerror or error
-        raise UsageError(f"{path} cannot be read as a PNG, JPEG or WebP: {problem}") from error
-    if text is None:
-        raise UsageError(
-            f"{path} has no flowship recipe: flowship did not write it, or a program that changed "
-            f"the {'file' if kind == '.npz' else 'picture'} left the text out"
-        )
-    if len(text) > MAX_TEXT:
-        raise UsageError(f"{path}: its recipe has {len(text):,} characters, at most {MAX_TEXT:,}")
-    try:
-        return Recipe.loads(text)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
 
 
 def _add_recipe(text: PngInfo, recipe: Recipe) -> None:

@@ -9,6 +9,9 @@ from typing import TextIO
 
 from .program import interrupter
 
+# The beginning of a work says little of its whole: imports and warm-up are in it.
+KNOWN_SHARE, KNOWN_SECONDS = 0.03, 2.0  # done before the time that is left is estimated
+
 
 def say(text: str) -> None:
     """A line on stderr. Where nobody can read it any more, the work still counts."""
@@ -38,7 +41,8 @@ class ProgressLine:
         if not self._enabled or now - self._last < self._interval:
             return
         self._last, elapsed = now, now - self._start
-        left = f", {format_seconds(elapsed * (1 - fraction) / fraction)} left" if fraction else ""
+        known = fraction >= KNOWN_SHARE and elapsed >= KNOWN_SECONDS
+        left = f", {format_seconds(elapsed * (1 - fraction) / fraction)} left" if known else ""
         self._show(f"{fraction:4.0%} {text}{left}")
 
     def note(self, text: str) -> None:

@@ -47,7 +47,7 @@ class Between:
             raise ValueError(f"latents_sha256 is {self.latents_sha256[:80]!r}, expected a sha256")
         if len(self.seeds) != (0 if self.latents_sha256 else 2):
             raise ValueError(f"{len(self.seeds)} seeds, expected two, or latents_sha256")
-        _check_seeds(self.seeds)
+        object.__setattr__(self, "seeds", tuple(map(check_seed, self.seeds)))
 
 
 @dataclass(frozen=True)
@@ -193,12 +193,6 @@ class Recipe:
             return from_json(Recipe, data, "recipe")
         except BundleError as error:
             raise UsageError(str(error)) from error
-
-
-def _check_seeds(seeds: tuple[int, ...]) -> None:
-    for seed in seeds:
-        if not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed {seed} is not between 0 and 2^64 - 1")
 
 
 def _ranges(seeds: tuple[int, ...]) -> str:

@@ -24,7 +24,8 @@ class SavedPlan:
         bundle_sha256, engine, engine_version, precision, device: what it was measured with.
         threads, spinning: of the engine's thread pool.
         plan: windows and tolerance.
-        seconds, guided_seconds: predicted time of one picture.
+        seconds, guided_seconds: of one picture without and with guidance, the median of those that
+            were timed; the sum of its calls where a whole one takes too long to be.
     """
 
     bundle_sha256: str
@@ -41,8 +42,7 @@ class SavedPlan:
 
 def plans_folder() -> Path | None:
     """``$XDG_CONFIG_HOME/flowship/plans``, by default in ~/.config; None where there is no home."""
-    settings = user_folder("settings")
-    return settings / FOLDER if settings else None
+    return user_folder("settings", FOLDER)
 
 
 def make_plans_folder() -> Path:

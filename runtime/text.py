@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def readable(name: str) -> str:
+    """The name of a file for people: its bytes that are no UTF-8 become ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def portable_json(text: str) -> str:
     """JSON for readers in all languages: some refuse an escape that means half a letter.
 

@@ -40,7 +40,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 def decode_text(data: bytes, name: str) -> str:
     """The same for bytes; ``name`` begins the message."""
     wide = next((word for mark, word in _WIDE.items() if data.startswith(mark)), None)
-    if wide is None and b"\0" in data[:4]:  # letters of two bytes, without a mark
+    if wide is None and b"\0" in data[:2]:  # letters of two bytes, without a mark
         wide = "UTF-16"
     if wide:
         raise UsageError(f"{name} is text in {wide}: {_SAVE_AS}")

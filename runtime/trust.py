@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Literal
 
 from .conditions import BUSY_CORES, Disturbance
@@ -63,7 +62,7 @@ class Series:
 def series_of(samples: Sequence[float], seen: Sequence[Disturbance], span_s: float) -> Series:
     """Samples with what a watch saw around each of them."""
     others = [d.other_cores for d in seen if d.other_cores is not None]
-    cores = median(others) if others else None
+    cores = percentile(others, 50) if others else None
     return Series(samples, [d.flag for d in seen], span_s, [d.pulse for d in seen], cores)
 
 
@@ -79,10 +78,11 @@ def worst(found: Levels) -> tuple[Trust, tuple[str, ...]]:
 
 def doubts(series: Series) -> Levels:
     """Reasons not to believe a series, 1 noisy and 2 not trustworthy."""
-    return [*_disturbed(series), *_few(series), *_scattered(series)]
+    return [*disturbed(series), *_few(series), *_scattered(series)]
 
 
-def _disturbed(series: Series) -> Levels:
+def disturbed(series: Series) -> Levels:
+    """What other programs and the machine did meanwhile."""
     share = sum(bool(flag) for flag in series.flags) / len(series.samples)
     level, others = _level(share, FLAGGED), series.other_cores or 0.0
     used = f"other programs used {others:.2g} cores"
@@ -112,7 +112,7 @@ def _scattered(series: Series) -> Levels:
         (_level(spread, SPREAD), f"the middle half of the samples is {spread:.0%} wide"),
         (_level(unsure, UNCERTAIN), f"the median is uncertain by ±{unsure:.0%}"),
         (_level(moved, DRIFT), f"the medians of its five parts lie {moved:.0%} apart"),
-        (_level(pulse, PULSE), f"the machine's own pulse varied by {pulse:.0%}"),
+        (_level(pulse, PULSE), f"times of a fixed computation varied by {pulse:.0%}"),
     ]
     return [(level, reason) for level, reason in found if level]
 

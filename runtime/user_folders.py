@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Literal
 
+from .atomic import OUT_OF_ORDER, try_writing
 from .errors import UsageError
 
 Kind = Literal["settings", "caches"]
 _PLACES = {"settings": ("XDG_CONFIG_HOME", ".config"), "caches": ("XDG_CACHE_HOME", ".cache")}
 
 
-def user_folder(kind: Kind) -> Path | None:
-    """flowship's folder in ``$XDG_CONFIG_HOME`` (~/.config) or ``$XDG_CACHE_HOME`` (~/.cache).
+def user_folder(kind: Kind, *names: str) -> Path | None:
+    """A folder in flowship's, which is in ``$XDG_CONFIG_HOME`` (~/.config) or ``$XDG_CACHE_HOME``
+    (~/.cache).
 
     Returns:
         None where there is no home: no HOME, and no name for this user's number.
     """
     variable, default = _PLACES[kind]
     try:
-        return Path(os.environ.get(variable) or Path.home() / default) / "flowship"
+        return Path(os.environ.get(variable) or Path.home() / default, "flowship", *names)
     except RuntimeError:
         return None
 
 
 def make_user_folder(kind: Kind, *names: str) -> Path:
-    """A folder in it that can be written to, made where it is not there.
+    """The same folder, made where it is not there; it can be written to.
 
     Raises:
         UsageError: it cannot be had; the message names the variable that helps.
     """
     variable = _PLACES[kind][0]
-    top = user_folder(kind)
-    if top is None:
+    folder = user_folder(kind, *names)
+    if folder is None:
         raise UsageError(
             f"no place for {kind}, this user has no home folder: name a folder in the variable "
             f"{variable}"
         )
-    folder = top.joinpath(*names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        try_writing(folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if error.errno in OUT_OF_ORDER:
             raise
         raise UsageError(
             f"{folder}: no place for {kind} ({error.strerror}): name a folder that can be written "

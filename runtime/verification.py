@@ -108,6 +108,9 @@ def verify_bundle(
         if engine is not None and name != engine:
             continue
         label = f"{name} {precision}"
+        if precision not in ROUND_TRIP_LIMIT:
+            yield Check(label, False, _unknown(precision))
+            continue
         if why_not:
             yield Check(label, None, f"not installed: {why_not}")
             continue
@@ -138,6 +141,13 @@ def _check_engine(bundle: Bundle, engine: Engine, whole: bool) -> Generator[Chec
     return images
 
 
+def _unknown(precision: str) -> str:
+    return (
+        f"the precision {precision[:80]!r} has no limits here, this flowship knows "
+        f"{', '.join(ROUND_TRIP_LIMIT)}: update flowship"
+    )
+
+
 def _count_files(bundle: Bundle) -> str:
     return f"{len(bundle.manifest.files)} files have their size and hash"
 
@@ -158,7 +168,7 @@ def _labels(flow: Flow) -> list[int | None]:
 
 def _check_round_trips(flow: Flow, label: str) -> Generator[Check, None, Floats]:
     """Yields checks and returns the decoded images."""
-    labels, var = _labels(flow), flow.bundle.array("var")
+    labels, var = _labels(flow), flow.bundle.variances
     noise = draw_noise(range(SEED, SEED + NUM_PICTURES), flow.spec)
     images = flow.decode(noise, label=labels)
     z, _ = flow.encode(images, label=labels)
@@ -174,7 +184,7 @@ def _check_round_trips(flow: Flow, label: str) -> Generator[Check, None, Floats]
 
 def _round_trip_limit(flow: Flow) -> float:
     engine, precision = flow.engine.info.name, flow.engine.info.precision
-    return ROUND_TRIP_LIMIT.get("fp16" if engine in HALF_ENGINES else precision, np.inf)
+    return ROUND_TRIP_LIMIT["fp16" if engine in HALF_ENGINES else precision]
 
 
 def _check_prefixes(flow: Flow, label: str) -> Generator[Check, None, Floats]:

@@ -21,7 +21,7 @@ from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from flowship.export.families.tarflow import ConfigOverrides
+    from flowship.export.options import ConfigOverrides
 
 GOLDEN = Path(__file__).parent / "golden"
 CONDITIONAL = "tiny_cond_model_4_128_3_2_0.05"
@@ -93,7 +93,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Export
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 pytest.importorskip("torch", reason=f"{path.name} was not made before")
-                from flowship.export.families.tarflow import ConfigOverrides
+                from flowship.export.options import ConfigOverrides
                 from flowship.export.pipeline import export_checkpoint
                 from flowship.export.request import ExportRequest
                 from flowship.export.targets import TargetOptions

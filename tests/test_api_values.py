@@ -35,8 +35,8 @@ from flowship.runtime.images import from_uint8, grid
 from flowship.runtime.labels import resolve_labels
 from flowship.runtime.model import check_finite
 from flowship.runtime.plan import Plan
-from flowship.runtime.png import read_recipe
 from flowship.runtime.recipe import MAX_PICTURES
+from flowship.runtime.recipe_files import read_recipe
 from flowship.runtime.values import flag, real, seeds_of, several, whole, word
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28)).astype(np.uint8)
@@ -322,6 +322,9 @@ def test_an_encoding_that_is_not_finite_speaks_of_pixels(flow: Flow) -> None:
     images[66] = 1e30
     with pytest.raises(NonFiniteError, match="picture 66: are its pixels") as caught:
         flow.encode(images)
+    with pytest.raises(NonFiniteError, match=r"in the block's order\): are") as alone:
+        flow.encode(images[66:67])
+    assert "picture " not in str(alone.value)  # one has no number, those who know it have a name
     assert "seed" not in str(caught.value) and "guidance" not in str(caught.value)
     with pytest.raises(NonFiniteError, match="another seed"):
         block = flow.spec.ar_blocks[0]

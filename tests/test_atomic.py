@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from command_line import Terminal
 
-from flowship.runtime.atomic import atomic_file, atomic_folder
+from flowship.runtime.atomic import atomic_file, atomic_folder, check_file, check_folder
 from flowship.runtime.errors import UsageError
 from flowship.runtime.pictures import write_array
 
@@ -337,11 +337,24 @@ def test_a_full_device(flowship: Terminal, tmp_path: Path) -> None:
         write_array("/dev/full", np.zeros(10**5, np.float32))
 
 
-def test_places_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    for atomic in (atomic_file, atomic_folder):
-        with (
-            pytest.raises(UsageError, match="no permission to write into the folder"),
-            atomic(tmp_path / "x"),
-        ):
-            raise AssertionError("the work must not begin")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc takes no files, even of root")
+def test_places_that_cannot_be_written_to(flowship: Terminal) -> None:
+    refused = "/proc/x.png cannot be written: .* in the folder /proc"
+    for check in (check_file, check_folder):
+        with pytest.raises(UsageError, match=refused):
+            check("/proc/x.png")
+    with pytest.raises(UsageError, match=refused), atomic_folder("/proc/x.png"):
+        raise AssertionError("the work must not begin")
+    with pytest.raises(OSError, match=r"'/proc/x\.png'"), atomic_file("/proc/x.png"):
+        raise AssertionError("the work must not begin")
+    assert "cannot be written" in flowship.refused("generate", "-o", "/proc/x.png")
+
+
+def test_a_full_disk_is_no_wrong_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*'") as caught:
+        check_file(tmp_path / "x.png")
+    assert not isinstance(caught.value, UsageError)

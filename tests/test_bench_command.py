@@ -26,7 +26,7 @@ from flowship.export.families.tarflow import TarFlowConfig
 from flowship.export.pipeline import export_checkpoint
 from flowship.export.request import ExportRequest
 from flowship.export.synthetic import PRESETS, write_checkpoint
-from flowship.runtime import Flow, conditions
+from flowship.runtime import Flow, UsageError, conditions
 from flowship.runtime.cli import main
 from flowship.runtime.conditions import CpuTimes
 from flowship.runtime.engines import ENGINES, EngineOptions, find_engine
@@ -194,6 +194,15 @@ def test_all_patches_one_by_one_give_the_whole_picture() -> None:
     finally:
         whole.close()
         parts.close()
+
+
+def test_a_case_that_cannot_be_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = list[Flow]()
+    monkeypatch.setattr(Flow, "close", closed.append)
+    case = Case(0, "onnx", "fp32", "cpu", 1, None, 0.0)
+    with pytest.raises(UsageError, match="hat"):
+        FlowContender(None, case, Subject(label="hat"))
+    assert len(closed) == 1
 
 
 def test_work_counts_the_calls() -> None:

@@ -12,7 +12,7 @@ from command_line import Terminal
 
 from flowship.benchmarks import command
 from flowship.benchmarks.formats import read_rows, write_rows
-from flowship.benchmarks.outputs import check_output, check_report
+from flowship.benchmarks.outputs import check_output, check_report, write_output
 from flowship.benchmarks.row import Row
 from flowship.runtime.errors import UsageError
 
@@ -51,7 +51,7 @@ def test_bench_refuses_a_place_first(flowship: Terminal, place: str, message: st
     [
         ("no/a.html", "does not exist"),
         (".", "is a folder"),
-        ("a.md", "a.md: the report is HTML: name a file with .html"),
+        ("a.md", "-o a.md: name a file that ends in .html or .htm"),
         pytest.param("/proc/a.html", "/proc/a.html cannot be written", marks=LINUX),
     ],
 )
@@ -72,6 +72,13 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
     assert old.read_bytes() == before and list(tmp_path.iterdir()) == [old]
     write_rows(old, [ROW])
     assert [row.samples_ms for row in read_rows(old)] == [ROW.samples_ms]
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    for name in ("A.HTML", "A.JSONL"):
+        check_output(tmp_path / name)
+        write_output(tmp_path / name, [ROW])
+        assert [row.samples_ms for row in read_rows(tmp_path / name)] == [ROW.samples_ms]
 
 
 def test_a_database_that_takes_no_rows_is_refused(tmp_path: Path) -> None:

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from flowship.export.checkpoint import Checkpoint
 from flowship.export.families.tarflow import (
-    ConfigOverrides,
     TarFlowConfig,
     checkpoint_name,
     expected_shapes,
     infer_config,
 )
+from flowship.export.options import ConfigOverrides
 from flowship.export.synthetic import PRESETS, write_checkpoint
 from flowship.runtime.errors import CheckpointError, UsageError
 from flowship.runtime.spec import TrainingNoise

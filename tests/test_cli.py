@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,13 @@ import pytest
 from command_line import Terminal
 from conftest import CONDITIONAL, UNCONDITIONAL, VOLUME_PRESERVING, Exporter, golden_model
 from PIL import Image
+from web_bundles import OwnBundle
 
 from flowship import __version__
 from flowship.runtime import Flow
 from flowship.runtime.cli import COMMANDS
 from flowship.runtime.images import to_uint8
-from flowship.runtime.png import read_recipe
+from flowship.runtime.recipe_files import read_recipe
 
 TOLERANCE = 1e-4  # max_abs_error of float32, as promised to scripts
 
@@ -342,6 +344,23 @@ def test_verify(flowship: Terminal) -> None:
         assert words in names
 
 
+@pytest.mark.parametrize("engine", ["onnx", "executorch", "coreml"])
+def test_verify_refuses_a_precision_that_it_has_no_limits_for(
+    flowship: Terminal, engine: str
+) -> None:
+    own = OwnBundle().renamed("fp8")
+    for artifact in own.manifest["artifacts"]:
+        if artifact["precision"] == "fp8":
+            artifact["engine"] = engine
+    own.write(Path("own.flowship"))
+    ran = flowship("verify", "own.flowship")
+    assert ran.status == 1
+    (line,) = [line for line in ran.out.splitlines() if "fp8" in line]
+    assert re.match(rf"FAIL {engine}\S* fp8: the precision 'fp8' has no limits here", line)
+    assert "fp32, fp16" in line and "limit inf" not in ran.out
+    assert "ok   onnx fp32 encode(decode(z))" in ran.out  # the others are checked
+
+
 def test_verify_finds_damage(flowship: Terminal, conditional: Path) -> None:
     shutil.copytree(conditional, "damaged.flowship")
     weights = next(Path("damaged.flowship", "onnx").rglob("*.bin"))
@@ -431,7 +450,7 @@ def test_results_and_progress_go_to_their_streams(tmp_path: Path) -> None:
         "from flowship.runtime import cli, progress\n"
         "def eager(self, *rest, **words):\n"
         "    init(self, *rest, **words)\n"
-        "    self._interval = 0.0\n"
+        "    self._interval = progress.KNOWN_SECONDS = 0.0\n"
         "init, progress.ProgressLine.__init__ = progress.ProgressLine.__init__, eager\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )

@@ -9,7 +9,10 @@ import pytest
 from coreml_conversion import coremltools, third_party_noise_off
 from coreml_packages import COND, EMBEDDED, UNCOND, Exports, export
 
-from flowship.export.targets.coreml import _ProgramBuilder
+from flowship.export.families.tarflow import emit_step
+from flowship.export.targets.coreml.package import build_program, write_package
+from flowship.export.targets.coreml.weights import pack_weights
+from flowship.export.targets.coreml.writer import StepWriter
 from flowship.runtime.engines.coreml_stage import cache_rows, function_name
 from flowship.runtime.engines.coremltools_import import import_coremltools
 from flowship.runtime.engines.mil import Executable, Package
@@ -76,12 +79,18 @@ def operation_types(package: Package, function: str) -> Counter[tuple[str, ...]]
 def test_coremltools_has_nothing_to_change(interpreted: Exports, tmp_path: Path) -> None:
     """The program is written without coremltools' passes; run over it, they only reorder it."""
     exported, ct = interpreted(COND, 1), coremltools()
-    builder = _ProgramBuilder(exported.config, exported.weights, "slice")
-    builder.write_package(tmp_path / "ours.mlpackage", (1, 8))
+    network = emit_step(exported.config, ("R", "W"), pair=True)
+    stored = pack_weights(exported.weights)
+    functions = {
+        function_name(rows, window): StepWriter(network, stored, rows, window, "slice")
+        for rows in (1, 2)
+        for window in (1, 8)
+    }
+    write_package(tmp_path / "ours.mlpackage", functions)
     convert = import_coremltools("a test", ".converters.mil.converter").mil_convert
     with third_party_noise_off():
         convert(
-            builder._program((1, 8)),
+            build_program(functions)[0],
             convert_from="milinternal",
             convert_to="mlprogram",
             specification_version=ct.target.iOS18,

@@ -22,8 +22,8 @@ from flowship.export.quantize.matrix import QuantizedMatrix
 from flowship.export.quantize.rtn import round_to_nearest
 from flowship.export.targets.base import TargetOptions
 from flowship.export.targets.coreml import CoreMLTarget, placement_note
-from flowship.export.targets.coreml_cache import CACHE_FORMS
-from flowship.export.targets.coreml_weights import Packed, pack_matrix
+from flowship.export.targets.coreml.cache import CACHE_FORMS
+from flowship.export.targets.coreml.weights import Packed, pack_matrix
 from flowship.runtime.engines.base import EngineOptions
 from flowship.runtime.engines.coreml_interpreter import InterpreterEngine
 from flowship.runtime.engines.coreml_stage import cache_rows, write_positions

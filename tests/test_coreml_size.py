@@ -15,10 +15,10 @@ import pytest
 from flowship.export.checkpoint import Checkpoint
 from flowship.export.quantize.formats import FORMATS
 from flowship.export.quantize.rtn import round_to_nearest
-from flowship.export.targets import coreml
 from flowship.export.targets.base import TargetOptions
 from flowship.export.targets.coreml import CoreMLTarget
-from flowship.export.targets.coreml_program_text import shorten
+from flowship.export.targets.coreml import writer as coreml
+from flowship.export.targets.coreml.program_text import shorten
 from flowship.runtime.engines.coremltools_import import import_coremltools
 from flowship.runtime.engines.mil import Executable, Package
 from flowship.runtime.engines.mil.program import Function

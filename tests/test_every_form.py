@@ -58,7 +58,7 @@ def path(case: tuple[str, tuple[str, ...]], exported: Exporter) -> Path:
     cache = "int8" if form == "gqa-nbits-kv8" else "float"
     with pytest.MonkeyPatch.context() as patch:
         if find_spec("torch"):  # models of this size get floats unless they count as wide
-            patch.setattr("flowship.export.targets.onnx.WIDE", 0)
+            patch.setattr("flowship.export.targets.onnx.target.WIDE", 0)
         return exported(CHECKPOINT, ("onnx",), precisions, onnx_kv_cache=cache)
 
 

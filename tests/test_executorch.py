@@ -20,19 +20,19 @@ pytest.importorskip("executorch")
 
 from flowship.export.families.tarflow import (
     BlockWeights,
-    ConfigOverrides,
     TarFlowBlock,
     TarFlowConfig,
     block_weights,
     infer_config,
 )
+from flowship.export.options import ConfigOverrides
 from flowship.export.quantize.formats import FORMATS
 from flowship.export.quantize.matrix import QuantizedMatrix
 from flowship.export.quantize.rtn import round_to_nearest
 from flowship.export.targets.base import TargetOptions
 from flowship.export.targets.executorch import ExecuTorchTarget, stored
-from flowship.export.targets.executorch_quantized import layout_of
-from flowship.export.targets.executorch_template import ProgramTemplate, stand_ins
+from flowship.export.targets.executorch.quantized import layout_of
+from flowship.export.targets.executorch.template import ProgramTemplate, stand_ins
 from flowship.runtime.engines import executorch_program
 from flowship.runtime.engines.base import ARStage, EngineOptions
 from flowship.runtime.engines.executorch import ExecuTorchEngine, open_executorch

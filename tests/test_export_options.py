@@ -77,8 +77,8 @@ WRONG = {  # options: status, and what the message says
     "--noise-std nan": (2, "expected more than 0 and less than 10"),
     "--head-dim 0": (2, "head_dim is 0"),
     "--in-channels x": (2, "--in-channels"),
-    "--label-names nowhere.txt": (2, "--label-names nowhere.txt cannot be read"),
-    "--label-names EMPTY": (2, "'' is no path"),
+    "--label-names nowhere.txt": (2, "--label-names nowhere.txt does not exist"),
+    "--label-names EMPTY": (2, "the name is empty"),
     "--data nowhere.npz": (2, "--data nowhere.npz does not exist"),
     "--name a/b": (2, "'a/b' cannot be part of a file name"),
     "--name EMPTY": (2, "cannot be part of a file name"),
@@ -116,8 +116,8 @@ def test_wrong_options_are_found_without_torch(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     expected = [
         *WRONG.values(),
-        (1, "nothing.pth: there is no such file"),
-        (2, "'' is no path"),
+        (1, "nothing.pth does not exist"),
+        (2, "the name is empty"),
         (1, "needs the package torch, which is not installed"),
     ]
     found = json.loads(ran.stdout)
@@ -205,11 +205,11 @@ def test_two_classes_may_share_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (NAMES.encode("utf-16"), "is UTF-16 or no text: save it as UTF-8"),
-        (NAMES.encode("utf-16-le"), "is UTF-16 or no text"),
-        (NAMES.encode("utf-32"), "is UTF-16 or no text"),
-        (NAMES.encode("latin-1"), "line 4: byte 0xfc is not UTF-8, save it as UTF-8"),
-        (b"cat\0\ndog\n", "is UTF-16 or no text"),
+        (NAMES.encode("utf-16"), "is text in UTF-16: save it as UTF-8"),
+        (NAMES.encode("utf-16-le"), "is text in UTF-16: save it as UTF-8"),
+        (NAMES.encode("utf-32"), "is text in UTF-32: save it as UTF-8"),
+        (NAMES.encode("latin-1"), "is not text in UTF-8 (byte 0xfc in line 4): save it as UTF-8"),
+        (b"cat\0\ndog\n", r"line 1: 'cat\x00' is not printable"),
         (b"cat\n\ndog\n", "line 2: empty, expected the name of class 1"),
         (b"cat\n\x1b[2J\n", r"line 2: '\x1b[2J' is not printable"),
         (b"", "holds no names"),
@@ -223,7 +223,7 @@ def test_label_names_that_are_refused(
     (tmp_path / "names.txt").write_bytes(data)
     words = ["--label-names", tmp_path / "names.txt", "-o", "x.flowship"]
     assert message in flowship.refused("export", golden_model(CONDITIONAL).checkpoint, *words)
-    assert "cannot be read" in flowship.refused("export", TINY, "--label-names", tmp_path)
+    assert "is a folder: name a file" in flowship.refused("export", TINY, "--label-names", tmp_path)
 
 
 def test_a_name_of_a_file_with_a_mark_can_be_asked_for(flowship: Terminal, tmp_path: Path) -> None:

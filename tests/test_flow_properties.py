@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import CONDITIONAL, TRAINED, VOLUME_PRESERVING, Exporter, golden_model
+from web_bundles import OwnBundle
 
 from flowship.export.checkpoint import Checkpoint
-from flowship.export.families.tarflow import ConfigOverrides
+from flowship.export.options import ConfigOverrides
 from flowship.export.reference import ReferenceBlock, reference_decode
-from flowship.runtime import Flow, NonFiniteError, UsageError
+from flowship.runtime import Bundle, BundleError, Flow, NonFiniteError, UsageError
 from flowship.runtime.decoder import Decoding
-from flowship.runtime.engines.base import ARStage, Floats
+from flowship.runtime.engines.base import ENGINES, ARStage, Engine, EngineOptions, Floats
 from flowship.runtime.flow import draw_noise
 from flowship.runtime.guidance import Guidance
 from flowship.runtime.images import patchify, to_uint8
 from flowship.runtime.model import Model, to_block_order
 from flowship.runtime.plan import Plan
 from flowship.runtime.sampler import invert_sequential, invert_windowed
+from flowship.runtime.verification import verify_bundle
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +267,35 @@ def test_wrong_choices_list_the_right_ones(choice: str) -> None:
     match = {"engine": "onnx, executorch", "precision": "fp32", "device": "cpu, cuda"}
     with pytest.raises(UsageError, match=match.get(choice, "threads 0")):
         Flow.open(**{choice: wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("plan", [Plan({"nowhere": 2}), "default"])
+def test_no_engine_stays_open_where_the_plan_is_wrong(
+    plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+
+    def engine(bundle: Bundle, options: EngineOptions) -> Engine:
+        opened.append(ENGINES["onnx"](bundle, options))
+        return opened[-1]  # type: ignore[return-value]
+
+    monkeypatch.setitem(ENGINES, "counted", engine)
+    monkeypatch.setattr("flowship.runtime.opening.made_for", lambda name: "onnx")
+    own = OwnBundle()
+    own.put("plan.json", b"{")
+    with pytest.raises((UsageError, BundleError), match=r"nowhere|plan\.json"):
+        Flow.open(own.write(tmp_path / "own.flowship"), engine="counted", plan=plan)
+    assert opened == []
+
+
+def test_standard_normal_latents_need_no_variances(tmp_path: Path) -> None:
+    path = OwnBundle().standard_normal().write(tmp_path / "own.flowship")
+    with Flow.open(path, threads=1) as flow:
+        noise = draw_noise([3], flow.spec)
+        images = flow.decode(noise, label=1)
+        np.testing.assert_array_equal(images, flow.decode(noise, input="z", label=1))
+        np.testing.assert_array_equal(images, flow.generate(seed=3, label=1).images)
+        z, logdet = flow.encode(images, label=1)
+        wanted = (0.5 * (z.astype(np.float64) ** 2 + np.log(2 * np.pi))).mean() - logdet
+        assert flow.log_likelihood(images, label=1).nll == pytest.approx(wanted)
+        assert all(check.passed for check in verify_bundle(flow.bundle, engine="onnx"))

@@ -66,6 +66,9 @@ def test_export_says_what_a_spot_check_ran(golden: GoldenModel, tmp_path: Path) 
     assert f"all {T} of {first} in one call (W = T = {T})" in quality.inputs
     assert "denoising gradient of every block over all patches" in quality.inputs
     assert quality.max_abs_error <= 1e-4
+    assert quality.relative_error is not None and quality.relative_error <= quality.max_abs_error
+    assert quality.rms_error is not None and 0 < quality.rms_error < 1e-4
+    assert quality.psnr_db is None and "PSNR" not in quality.inputs
     assert (quality.image_max_abs_error, quality.bits_per_dim) == (None, None)  # no whole pictures
     assert not manifest.golden.pictures
 
@@ -84,7 +87,8 @@ def test_spot_check_refuses_a_wrong_graph(
 
     monkeypatch.setattr(onnx_stage.GqaStage, "step", wrong)
     golden = golden_model(CONDITIONAL)
-    with pytest.raises(ParityError, match=r"block\d: max_abs_error 1\.0.e-03 .* threshold"):
+    words = r"block\d: relative error (1\.0.e-03|9\.9.e-04) .* threshold"
+    with pytest.raises(ParityError, match=words):
         export(golden, tmp_path / "wrong.flowship")
     assert not (tmp_path / "wrong.flowship").exists()
 

@@ -95,3 +95,12 @@ def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
     with pytest.raises(UsageError, match=r"--like .*secret may not be read: permission denied"):
         check_readable(path, "--like")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes by name there")
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".png"])
+def test_pipes_are_not_waited_for(flowship: Terminal, tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    command = ("generate", "--like") if suffix == ".png" else ("decode", "embedded", "-o", "x.npy")
+    line = flowship.refused(*command, tmp_path / f"pipe{suffix}")
+    assert "is not a regular file" in line

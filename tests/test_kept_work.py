@@ -18,7 +18,7 @@ from flowship.runtime import flow as flow_module
 from flowship.runtime.commands import generate as generate_module
 from flowship.runtime.commands import interpolate as interpolate_module
 from flowship.runtime.commands import job as job_module
-from flowship.runtime.png import read_recipe
+from flowship.runtime.recipe_files import read_recipe
 
 HUGE = 3e38  # finite, but its square in LayerNorm is not
 
@@ -189,5 +189,5 @@ def test_more_pictures_than_a_recipe_names(flowship: Terminal, bad_seeds: set[in
     line = flowship.refused("generate", "-n", 65_537, "-o", "x.png")
     assert "one file's recipe names at most 65,536 pictures, not 65,537: give --separate" in line
     line = flowship.refused("generate", "--seed", "0,18446744073709551616", "--separate")
-    assert "the seed 18446744073709551616 is not between" in line
+    assert "seed 18446744073709551616 is not between" in line
     assert os.listdir() == []

@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from web_bundles import OwnBundle
 
-from flowship.runtime import Bundle, BundleError
-from flowship.runtime.engines.onnx_file import check_external_data
+from flowship.runtime import Bundle, BundleError, Flow
+from flowship.runtime.engines.onnx_file import check_external_data, weights_files
+from flowship.runtime.manifest import Artifact
 
 
 def _model(location: str, *, inside: bool = False) -> onnx.ModelProto:
@@ -68,5 +70,30 @@ def test_a_second_name_in_one_entry_is_seen(tmp_path: Path) -> None:
 def test_the_embedded_graphs_pass() -> None:
     with Bundle.open() as bundle:
         for artifact in bundle.manifest.artifacts:
-            names = [Path(file).name for file in artifact.files]
+            names = weights_files(artifact)
+            assert list(names) == [f"{artifact.stage}.weights.bin"]
             check_external_data(bundle.artifact_path(artifact), names)
+
+
+def test_a_location_is_a_declared_file_of_the_artifact() -> None:
+    files = ("a/m.onnx", "a/w.bin", "a/more/w.bin", "b/v.bin", "v.bin")
+    artifact = Artifact("onnx", "fp32", "step", "block0", "gqa", 1, (), "a/m.onnx", files)
+    assert weights_files(artifact) == {"w.bin": "a/w.bin", "more/w.bin": "a/more/w.bin"}
+
+
+def test_a_file_of_the_same_name_elsewhere_is_another(tmp_path: Path) -> None:
+    """Weights that nobody hashed lie beside the graph, those of the manifest in another folder."""
+    name = "onnx/fp32/block3.weights.bin"
+    own = OwnBundle()
+    own.put("elsewhere/block3.weights.bin", own.files[name])
+    del own.manifest["files"][name]
+    for artifact in own.manifest["artifacts"]:
+        artifact["files"] = [
+            f.replace(name, "elsewhere/block3.weights.bin") for f in artifact["files"]
+        ]
+    folder = own.write(tmp_path / "own.flowship")
+    with (
+        Flow.open(folder) as flow,
+        pytest.raises(BundleError, match=r"weights in 'block3\.weights"),
+    ):
+        flow.generate()

@@ -28,9 +28,10 @@ from flowship.export.quantize.matrix import QuantizedMatrix
 from flowship.export.quantize.rtn import round_to_nearest
 from flowship.export.reference import LayeredReference
 from flowship.export.targets import TARGETS, TargetOptions
-from flowship.export.targets import onnx as onnx_target
-from flowship.export.targets.onnx_graph import Graph, WeightsFile
-from flowship.export.targets.onnx_quantized import add_matrix, part_of, quantized_matmul, unpacked
+from flowship.export.targets.onnx import target as onnx_target
+from flowship.export.targets.onnx.file import GraphFile as Graph
+from flowship.export.targets.onnx.file import WeightsFile
+from flowship.export.targets.onnx.quantized import add_matrix, quantized_matmul, rows_of, unpacked
 from flowship.runtime import Bundle, UsageError
 from flowship.runtime.decoder import Decoding
 from flowship.runtime.encoder import encode_blocks
@@ -175,7 +176,7 @@ def test_one_matrix(tmp_path: Path, name: str, columns: int, zero_points: bool) 
         matrix = replace(matrix, zero_points=found)
     file = WeightsFile(tmp_path / "w.bin", "w.bin")
     packed = add_matrix(file, "w", matrix)
-    part = part_of(file, "w.1", "w", packed, 1)
+    part = rows_of(file, "w.1", "w", packed, packed.rows // 3, packed.rows // 3)
     bias = random.standard_normal(24).astype(np.float32)
     file.add("b", bias)
     file.close()

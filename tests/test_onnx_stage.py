@@ -12,6 +12,7 @@ import pytest
 from flowship.runtime import Bundle
 from flowship.runtime.engines import ARStage, EngineOptions
 from flowship.runtime.engines.onnx import OnnxEngine
+from flowship.runtime.engines.onnx_stage import GqaStage
 from flowship.runtime.normal import normals
 
 Floats = npt.NDArray[np.float32]
@@ -65,10 +66,32 @@ def test_scaled_queries_are_of_one_branch_and_one_sequence(bundle: Bundle) -> No
         wanted = _run(plain, (1,) * 6, x)
         plain.close()
         scaled = _opened(bundle, engine, (LABEL, -1), (1, 0.5))
-        assert scaled is plain
+        assert isinstance(plain, GqaStage) and isinstance(scaled, GqaStage)
+        assert scaled is not plain and scaled.cache_values is plain.cache_values
         other = _run(scaled, (1,) * 6, x)
         scaled.close()
         again = _run(_opened(bundle, engine, (LABEL, -1), (1, 1)), (1,) * 6, x)
     np.testing.assert_array_equal(other[0], wanted[0])
     assert np.abs(other[1] - wanted[1]).max() > 1e-3
     np.testing.assert_array_equal(again, wanted)
+
+
+def test_a_stage_that_is_closed_twice_is_handed_out_once(bundle: Bundle) -> None:
+    """Also where it was handed out again before: its first holder has nothing left to close."""
+    block = bundle.spec.ar_blocks[0]
+    with closing(OnnxEngine(bundle, EngineOptions("fp32", threads=1))) as engine:
+        first = engine.open(block)
+        first.close()
+        first.close()
+        second = engine.open(block)
+        first.close()
+        third = engine.open(block)
+        assert isinstance(first, GqaStage)
+        assert isinstance(second, GqaStage) and isinstance(third, GqaStage)
+        assert second.cache_values is first.cache_values  # it was kept
+        assert third.cache_values is not second.cache_values
+        vjp = engine.open_vjp(block)
+        vjp.close()
+        vjp.close()
+    for stage in (second, third, second):
+        stage.close()  # after the engine

@@ -9,7 +9,8 @@ import pytest
 from conftest import Exporter
 
 from flowship.export.checkpoint import Checkpoint
-from flowship.export.families.tarflow import ConfigOverrides, TarFlowConfig
+from flowship.export.families.tarflow import TarFlowConfig
+from flowship.export.options import ConfigOverrides
 from flowship.export.reference import reference_decode, reference_encode
 from flowship.export.synthetic import write_checkpoint
 from flowship.runtime import Flow, UsageError

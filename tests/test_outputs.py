@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,28 @@ def test_notes_are_about_what_was_given(flowship: Terminal) -> None:
     assert Path("b.png").read_bytes() == Path("a.png").read_bytes()
     ran = flowship.ok("generate", "--guide-what", "a", "-o", "c.png", "-q")
     assert ran.err == "note: --guide-what changes nothing without --guidance\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc takes no files, even of root")
+def test_folders_that_take_no_files(flowship: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = "no file can be made in the folder"
+    assert refused in flowship.refused("generate", "--separate", "-o", "/proc")
+    monkeypatch.chdir("/proc")
+    assert refused in flowship.refused("generate")
+    assert refused in flowship.refused("interpolate", "--seeds", "1,2")
+
+
+def test_a_folder_called_as_a_picture_is_no_matter(flowship: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").mkdir()
+    assert flowship.ok("generate", "-q").out == "fashion-mnist-0.png\n"
+
+
+@pytest.mark.parametrize("at", [200, 3000])
+def test_damaged_arrays(flowship: Terminal, tmp_path: Path, at: int) -> None:
+    noise = np.zeros((1, 49, 16), np.float32)
+    np.savez_compressed(tmp_path / "x.npz", noise=noise, more=np.arange(4000))
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    data[at - 150 : at] = bytes(150)
+    (tmp_path / "x.npz").write_bytes(data)
+    line = flowship.refused("decode", "embedded", "x.npz", "-o", "x.npy")
+    assert "x.npz" in line

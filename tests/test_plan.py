@@ -14,18 +14,28 @@ from conftest import CONDITIONAL, Exporter, golden_model
 
 from flowship.export.families.tarflow import TarFlowConfig
 from flowship.export.synthetic import write_checkpoint
-from flowship.runtime import BundleError, Flow, convergence, plan_search
+from flowship.runtime import (
+    BundleError,
+    Flow,
+    convergence,
+    plan_search,
+    plan_settling,
+    plan_verdict,
+)
 from flowship.runtime.bundle import Bundle
 from flowship.runtime.cli import main
 from flowship.runtime.commands import plan as plan_command
+from flowship.runtime.conditions import Disturbance, Watch
 from flowship.runtime.convergence import QUICK, WHOLE, Extent
 from flowship.runtime.exactness import Difference, exact_windows
 from flowship.runtime.images import to_uint8
 from flowship.runtime.model import Model
 from flowship.runtime.plan import Convergence, Plan, PlanFile, Profile
+from flowship.runtime.plan_verdict import PictureTimes
 from flowship.runtime.planner import choose_windows, chosen_windows, planned_seconds
 from flowship.runtime.saved_plans import load_saved_plan, make_plans_folder, plans_folder
 from flowship.runtime.spec import MAX_PATCHES, ARBlock, TrainingNoise
+from flowship.runtime.trust import Difference as Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +61,17 @@ def test_the_embedded_bundle_has_a_profile() -> None:
     assert all(1 <= e.worst <= e.committed <= e.window for e in file.profile.entries)
     assert 0 < file.profile.floors["onnx fp32"] < 1e-5
     assert file.tolerance("onnx", "fp32") == pytest.approx(1e-5, rel=3)
+
+
+def test_between_measured_windows_the_next_smaller_one_counts() -> None:
+    """Also where that one commits less than a still smaller one."""
+    entries = [("a", 2, 0.0, 1.5), ("a", 8, 0.0, 1.2), ("a", 4, 0.0, 1.9), ("a", 2, 1.0, 1.1)]
+    found = tuple(Convergence(*entry, entry[3]) for entry in entries)
+    profile = Profile(1, 1e-5, "test", found)
+    assert [profile.committed("a", w, False) for w in (1, 2, 3, 4, 7, 8, 99)] == [
+        1, 1.5, 1.5, 1.9, 1.9, 1.2, 1.2,
+    ]  # fmt: skip
+    assert profile.committed("a", 8, True) == 1.1 and profile.committed("b", 8, False) == 1
 
 
 def test_how_much_of_a_model_is_measured() -> None:
@@ -150,6 +171,21 @@ def test_plan_command_saves_what_generate_uses(
         assert flow.plan.windows == {}
 
 
+@pytest.fixture
+def sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is compared in turns is faster, on a machine that is quiet."""
+
+    def time_flows(flows: Sequence[Flow], *, guided: bool, **_: object) -> PictureTimes:
+        verdict: Verdict = "faster" if len(flows) > 1 else "same"
+        ratio = 0.8 if len(flows) > 1 else None
+        return PictureTimes(guided, 16.0, 20.0, 0.0, ratio, ratio, ratio, verdict, "trusted", ())
+
+    monkeypatch.setattr(plan_verdict, "time_flows", time_flows)
+    monkeypatch.setattr(plan_settling, "time_flows", time_flows)
+    monkeypatch.setattr(Watch, "disturbances", lambda self: [Disturbance(0.0, 0.0, 1.0, 1e-4)] * 99)
+
+
+@pytest.mark.usefixtures("sure")
 def test_whole_pictures_decide_between_threads(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +211,7 @@ def test_whole_pictures_decide_between_threads(
     assert report["threads"] == 2 and report["measured_seconds"] is None
 
 
+@pytest.mark.usefixtures("sure")
 def test_windows_that_pay_alone_but_not_together_are_left_out(
     monkeypatch: pytest.MonkeyPatch, flowship: Terminal
 ) -> None:
@@ -194,6 +231,7 @@ def test_windows_that_pay_alone_but_not_together_are_left_out(
     assert report["guided_measured_seconds"] == 0.02
 
 
+@pytest.mark.usefixtures("sure")
 def test_windows_that_make_other_pictures_are_refused(
     monkeypatch: pytest.MonkeyPatch, flowship: Terminal
 ) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowship.export.checkpoint import Checkpoint
-from flowship.export.quantize.block import Method, quantize_block
+from flowship.export.options import Method
+from flowship.export.quantize.block import quantize_block
 from flowship.export.quantize.calibration import LayerWalk, collect_inputs
 from flowship.export.quantize.data import PictureSet, read_pictures
 from flowship.export.quantize.formats import FORMATS

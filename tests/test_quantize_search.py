@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowship.export.checkpoint import Checkpoint
+from flowship.export.options import SearchLimit
 from flowship.export.quantize.allocation import Allocation, Choice, Frontier
 from flowship.export.quantize.block import quantize_block
 from flowship.export.quantize.calibration import collect_inputs
@@ -22,7 +23,7 @@ from flowship.export.quantize.data import PictureSet, read_pictures
 from flowship.export.quantize.formats import FORMATS, find_formats
 from flowship.export.quantize.frontier_plot import HEADER, frontier_rows, frontier_svg
 from flowship.export.quantize.likelihood import bits_per_dim, paired_change, t_quantile
-from flowship.export.quantize.search import SearchLimit, search_formats
+from flowship.export.quantize.search import search_formats
 from flowship.export.quantize.sensitivity import (
     Sensitivity,
     costliest,

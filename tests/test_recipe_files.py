@@ -16,8 +16,9 @@ from PIL import Image
 
 from flowship.runtime.errors import UsageError
 from flowship.runtime.picture_formats import encode_picture, has_room
-from flowship.runtime.png import encode_png, read_recipe
+from flowship.runtime.png import encode_png
 from flowship.runtime.recipe import Between, Recipe
+from flowship.runtime.recipe_files import read_recipe
 
 RECIPE = Recipe(
     flowship_version="0.1.0",

@@ -14,8 +14,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from flowship.runtime.errors import UsageError
-from flowship.runtime.png import encode_png, read_recipe, write_png
+from flowship.runtime.png import encode_png, write_png
 from flowship.runtime.recipe import MAX_PICTURES, PHILOX_NOISE, Recipe
+from flowship.runtime.recipe_files import read_recipe
 from flowship.runtime.schema import to_json
 
 RECIPE = Recipe(

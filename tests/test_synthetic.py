@@ -17,7 +17,7 @@ from safetensors import safe_open
 from flowship.export.checkpoint import Checkpoint
 from flowship.export.families.tarflow import TarFlowConfig, checkpoint_name, expected_shapes
 from flowship.export.reference import reference_decode, reference_encode
-from flowship.export.safetensors_file import write_safetensors
+from flowship.export.sources.safetensors_file import write_safetensors
 from flowship.export.synthetic import PRESETS, main, write_checkpoint
 from flowship.runtime.errors import UsageError
 from flowship.runtime.spec import TrainingNoise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 from command_line import Terminal
 
 from flowship.benchmarks.synthetic_models import synthetic_bundle
-from flowship.runtime import UsageError
+from flowship.runtime import UsageError, user_folders
 from flowship.runtime.engines.executorch_shim.build import Wheel, find_library
 from flowship.runtime.progress import ProgressLine
 from flowship.runtime.saved_plans import load_saved_plan, plans_folder
@@ -96,7 +97,11 @@ def test_a_folder_that_cannot_be_written_to(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert make_user_folder("caches", "packed") == tmp_path / "flowship" / "packed"
-    monkeypatch.setattr("os.access", lambda *_: False)
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(user_folders, "try_writing", refuse)
     with pytest.raises(UsageError, match=r"packed: no place for caches \(Permission denied\)"):
         make_user_folder("caches", "packed")
 

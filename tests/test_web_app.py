@@ -346,7 +346,7 @@ def test_pages_are_accessible(
         page.get_by_role("button", name="Make it again").click()
         page.locator(".verdict", has_text="values are equal").wait_for()
         show(page, "device")
-        open_bundle(page, OwnBundle().with_precision("int8").zip(tmp_path / "mine.zip"))
+        open_bundle(page, OwnBundle().renamed("int8").zip(tmp_path / "mine.zip"))
         page.locator(".models li.open", has_text="int8").wait_for()
         show(page, "gallery")
         page.locator(".thumb").first.click()

@@ -59,7 +59,7 @@ def check(page: Any, state: str) -> None:
 
 def long_bundle() -> OwnBundle:
     """Names as long as they may be, without a place to break them."""
-    bundle = OwnBundle("m" * 100).with_precision("int8")
+    bundle = OwnBundle("m" * 100).renamed("int8")
     classes = bundle.manifest["spec"]["conditioning"]["class_names"]
     classes[:] = [f"{name}-{'x' * 60}".replace(" ", "-") for name in classes]
     return bundle

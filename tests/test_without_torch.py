@@ -73,15 +73,33 @@ def test_generates_without_heavy_packages(tmp_path: Path) -> None:
     assert (tmp_path / "sneaker.png").exists()
 
 
-def test_generates_without_a_network(tmp_path: Path) -> None:
+def test_generates_without_a_socket(tmp_path: Path) -> None:
     _python(NO_NETWORK + GENERATE, tmp_path)
+    assert (tmp_path / "sneaker.png").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "socket.socket().connect(('127.0.0.1', 9))",
+        "socket.create_server(('127.0.0.1', 0))",
+        "socket.getaddrinfo('localhost', 80)",
+    ],
+)
+def test_a_socket_would_be_seen(call: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="the runtime opened a socket"):
+        _python(f"{NO_NETWORK}\n{call}", tmp_path)
+
+
+def test_generates_without_a_network(tmp_path: Path) -> None:
+    """Native code too, which opens sockets without Python."""
+    unshare = [str(shutil.which("unshare")), "-rn"]
+    if unshare[0] == "None" or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("this system has no network namespaces for users")
+    _python(GENERATE, tmp_path)
     first = (tmp_path / "sneaker.png").read_bytes()
-    unshare = shutil.which("unshare")
-    command = [str(unshare), "-rn", sys.executable, "-c", GENERATE]
-    probe = [str(unshare), "-rn", "true"]
-    if not unshare or subprocess.run(probe, capture_output=True, check=False).returncode:
-        return  # this system has no network namespaces for users: the check above is all
-    subprocess.run(command, cwd=tmp_path, check=True)
+    (tmp_path / "sneaker.png").unlink()
+    subprocess.run([*unshare, sys.executable, "-c", GENERATE], cwd=tmp_path, check=True)
     assert (tmp_path / "sneaker.png").read_bytes() == first
 
 

@@ -1,4 +1,4 @@
-"""Bundles of people's own for the web app: the embedded one renamed, changed and zipped."""
+"""Bundles of people's own: the embedded one renamed, changed, and zipped for the web app."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import copy
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pytest
+from conftest import TRAINED
 
 from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.hashing import sha256_bytes
+from flowship.runtime.normal import normals
+from flowship.runtime.schema import to_json
+
+if TYPE_CHECKING:
+    from flowship.export.checkpoint import Checkpoint
+    from flowship.export.quantize.block_quantizer import BlockQuantizer
 
 MANIFEST = "manifest.json"
 
@@ -45,6 +53,13 @@ class OwnBundle:
                 archive.writestr(f"mine.flowship/{name}", data)
         return path
 
+    def write(self, folder: Path) -> Path:
+        """As a folder, undeclared files too."""
+        for name, data in {**self.files, MANIFEST: json.dumps(self.manifest).encode()}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return folder
+
     @property
     def sha256(self) -> str:
         """Of the manifest as it is zipped."""
@@ -58,20 +73,51 @@ class OwnBundle:
         self.manifest["artifacts"] = kept
         return self
 
+    def standard_normal(self) -> OwnBundle:
+        """Latents of variance 1, without an array that says so."""
+        (latent,) = self.manifest["spec"]["latents"]
+        latent["prior"] = "standard_normal"
+        del self.manifest["arrays"]["var"]
+        self.manifest["golden"]["pictures"] = []
+        return self
+
     def flipped(self, path: str) -> OwnBundle:
         """The last byte of a file is another than the manifest says."""
         data = self.files[path]
         self.files[path] = data[:-1] + bytes([data[-1] ^ 1])
         return self
 
-    def with_precision(self, name: str) -> OwnBundle:
-        """The same graphs once more, with weights that are rounded to float16."""
+    def with_precision(self, precision: str, *, int8_cache: bool = False) -> OwnBundle:
+        """With real graphs of fp16, or of int8: products of codes, as wide models have."""
+        from flowship.export.checkpoint import Checkpoint
+        from flowship.export.targets import TARGETS, TargetOptions
+        from flowship.export.targets.onnx import target as onnx_target
+
+        opened, target = Checkpoint.open(TRAINED), TARGETS["onnx"]
+        formats, quantizer = target.formats.get(precision), _rounding(opened)
+        with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_target, "WIDE", 0)
+            for stage in opened.config.flow_spec().ar_blocks:
+                weights = opened.block(stage.block)
+                if formats:
+                    found = weights.network.items()
+                    layers = [n for n, w in found if w.ndim == 2 and not n.startswith("proj_")]
+                    named = dict.fromkeys(layers, formats[0])
+                    weights = quantizer.quantize(stage, weights, named)
+                if int8_cache:
+                    weights = quantizer.with_cache_scales(stage, weights)
+                made = target.export_block(
+                    Path(folder), opened.config, stage, weights, precision, TargetOptions()
+                )
+                self.manifest["artifacts"] += [to_json(artifact) for artifact in made]
+            for file in Path(folder).rglob("*.*"):
+                self.put(file.relative_to(folder).as_posix(), file.read_bytes())
+        return self
+
+    def renamed(self, name: str) -> OwnBundle:
+        """The graphs of float32 once more as another precision: a choice, but no other numbers."""
         for path in [path for path in self.files if path.startswith("onnx/fp32/")]:
-            data = self.files[path]
-            if path.endswith(".weights.bin"):
-                weights = np.frombuffer(data, "<f4").astype(np.float16)
-                data = weights.astype("<f4").tobytes()
-            self.put(path.replace("/fp32/", f"/{name}/"), data)
+            self.put(path.replace("/fp32/", f"/{name}/"), self.files[path])
         for artifact in copy.deepcopy(self.manifest["artifacts"]):
             text = json.dumps({**artifact, "precision": name}).replace("/fp32/", f"/{name}/")
             self.manifest["artifacts"].append(json.loads(text))
@@ -95,6 +141,17 @@ class OwnBundle:
         for artifact in self.manifest["artifacts"]:
             artifact["engine"] = "coreml"
         return self
+
+
+def _rounding(checkpoint: Checkpoint) -> BlockQuantizer:
+    """To nearest, and scales of a cache from noise."""
+    from flowship.export.quantize.block_quantizer import BlockQuantizer
+    from flowship.export.quantize.data import PictureSet
+
+    config = checkpoint.config
+    noise = normals(0, 4 * config.num_patches * config.patch_dim)
+    pictures = PictureSet(noise.reshape(4, config.num_patches, -1), (0, 1, 2, 3), "noise")
+    return BlockQuantizer(checkpoint, "rtn", pictures, keep=False)
 
 
 def _endless(graph: bytes) -> bytes:

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from ...runtime.bundle import Bundle
@@ -92,16 +93,18 @@ def _number(value: float | None, form: str) -> str:
 
 def _milliseconds(path: Path) -> dict[str, float]:
     """Median time of one picture for each engine, taken in turns."""
-    flows = {engine: Flow.open(path, engine=engine, threads=1) for engine in TIMED_ENGINES}
-    samples: dict[str, list[float]] = {engine: [] for engine in flows}
-    for seed in range(-1, ROUNDS):  # the first round opens the blocks and does not count
-        for engine, flow in flows.items():
-            start = time.perf_counter()
-            flow.generate(seed=max(seed, 0), label=0)
-            if seed >= 0:
-                samples[engine].append(1000 * (time.perf_counter() - start))
-    for flow in flows.values():
-        flow.close()
+    samples: dict[str, list[float]] = {engine: [] for engine in TIMED_ENGINES}
+    with ExitStack() as opened:
+        flows = {
+            engine: opened.enter_context(Flow.open(path, engine=engine, threads=1))
+            for engine in TIMED_ENGINES
+        }
+        for seed in range(-1, ROUNDS):  # the first round opens the blocks and does not count
+            for engine, flow in flows.items():
+                start = time.perf_counter()
+                flow.generate(seed=max(seed, 0), label=0)
+                if seed >= 0:
+                    samples[engine].append(1000 * (time.perf_counter() - start))
     return {engine: statistics.median(found) for engine, found in samples.items()}
 
 

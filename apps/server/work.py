@@ -94,7 +94,7 @@ def encode(flow: Flow, request: EncodeRequest, job: str) -> Stream:
     yield _started(flow, job, 1)
     z, logdet = flow.encode(image, label=[request.label])
     convention = describe_convention(flow.spec.training_noise, "none")
-    found = likelihood(z, logdet, flow.bundle.array("var"), convention)
+    found = likelihood(z, logdet, flow.bundle.variances, convention)
     yield Encoded(
         encode_floats(z[0]),
         z.shape[1:],
@@ -174,7 +174,7 @@ def _labels(flow: Flow, request: Sampling, count: int) -> list[int | None]:
 
 def _to_noise(flow: Flow, z: Floats) -> Floats:
     """The prior's z to standard normal noise."""
-    return np.asarray(z / np.sqrt(flow.bundle.array("var")), np.float32)
+    return np.asarray(z / np.sqrt(flow.bundle.variances), np.float32)
 
 
 def _end(flow: Flow, end: End, label: int | None, what: str) -> Floats:

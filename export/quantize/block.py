@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...runtime.errors import UsageError
 from ..families.tarflow import BlockWeights
 from ..lazy import LazyMapping
-from ..options import Method as Method
+from ..options import Method
 from .calibration import BlockInputs, LayerWalk
 from .formats import Format
 from .gptq import gptq

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from ...runtime.spec import ARBlock
 from ..checkpoint import Checkpoint
 from ..families.tarflow import BlockWeights
-from .block import Method, quantize_block
+from ..options import Method
+from .block import quantize_block
 from .cache_scales import CACHE_PICTURES, cache_scales
 from .calibration import BlockInputs, collect_inputs
 from .data import PictureSet

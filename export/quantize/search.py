@@ -11,9 +11,9 @@ from ...runtime.spec import ARBlock
 from ...runtime.table import format_number
 from ..checkpoint import Checkpoint
 from ..families.tarflow import BlockWeights, TarFlowConfig
-from ..options import SearchLimit as SearchLimit
+from ..options import Method, SearchLimit
 from .allocation import Allocation, Choice, Frontier
-from .block import Method, quantize_block
+from .block import quantize_block
 from .calibration import collect_inputs
 from .data import PictureSet
 from .formats import FORMATS

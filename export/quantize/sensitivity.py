@@ -24,8 +24,8 @@ from ...runtime.schema import from_json, parse_json
 from ...runtime.spec import ARBlock
 from ..checkpoint import Checkpoint
 from ..families.tarflow import BlockWeights
+from ..options import Method
 from ..reference import ReferenceBlock
-from .block import Method
 from .calibration import BlockInputs, LayerWalk, block_inputs
 from .data import PictureSet
 from .formats import Format

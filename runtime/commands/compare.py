@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,20 +22,33 @@ from ..flow import Flow
 from ..footprint import footprints
 from ..images import Bytes, Floats, grid, max_abs_error, psnr_db, to_uint8
 from ..input_paths import check_readable
+from ..likelihood import few_pictures
 from ..machine_limits import usable_cores
 from ..manifest import Quality
 from ..opening import default_plan, made_for
 from ..pictures import read_labelled
 from ..prepare import MODES
 from ..progress import ProgressLine
+from ..reasons import in_few_lines
 from ..stats import relative_iqr
 from ..table import format_bytes, format_interval, format_number, format_table
-from ..trust import NOT_A_SPEED, UNTIMED_ENGINES, UNTIMED_NOTE, Series, Trust, judge, series_of
+from ..trust import (
+    MIN_SECONDS,
+    NOT_A_SPEED,
+    TRUSTED_SAMPLES,
+    UNTIMED_ENGINES,
+    UNTIMED_NOTE,
+    Series,
+    Trust,
+    judge,
+    series_of,
+)
 from ..verification import runnable_engines
 from .options import add_bundle, add_report, add_threads, print_json
 
 MAX_DATA = 256  # pictures of --data
 MAX_COMPARED = 256  # pictures made, which lie beside each other on the sheet
+MOST_SECONDS = 60.0  # of one row, after which its pictures are not made again
 LABEL_WIDTH = 130  # pixels of the words left of a row of pictures
 MIN_SCALE = 56  # pixels: small pictures are enlarged to at least this
 
@@ -119,6 +133,8 @@ def run(arguments: argparse.Namespace) -> int:
         sheet = contact_sheet([p for p in pictures if p is not None], labels)
         with atomic_file(arguments.images) as file:
             sheet.save(file, format="PNG")
+        if not arguments.json:
+            print(arguments.images)
     return 0
 
 
@@ -138,6 +154,7 @@ class _Comparison:
         if arguments.data:
             self.data = self._read(arguments.data)
             self.words += f"; bits/dim of {len(self.data[0])} pictures of {arguments.data.name}"
+            self.words += few_pictures(len(self.data[0]))
         else:
             self.words += "; bits/dim as measured at export, against float32"
 
@@ -192,17 +209,30 @@ class _Comparison:
         return images, list(labels) if labels is not None else [None] * len(images)
 
     def _generate(self, flow: Flow) -> tuple[Floats, Series]:
-        """Pictures and their milliseconds; the first picture, made twice, warms up."""
+        """Pictures and their milliseconds; the first picture, made once more, warms up.
+
+        They are made again until there are times enough to be trusted.
+        """
         flow.generate(seed=self.seeds[0], label=self.labels[0])
         found, times = [], []
-        watch, begin = Watch(), time.perf_counter()
-        for seed, label in zip(self.seeds, self.labels, strict=True):
+        watch, begin, span = Watch(), time.perf_counter(), 0.0
+        for number in itertools.count():
+            at = number % len(self.seeds)
             start = time.perf_counter()
-            found.append(flow.generate(seed=seed, label=label).images)
+            images = flow.generate(seed=self.seeds[at], label=self.labels[at]).images
             times.append(1000 * (time.perf_counter() - start))
             watch.sampled()
-        span = time.perf_counter() - begin
+            span = time.perf_counter() - begin
+            if number < len(self.seeds):
+                found.append(images)
+            if len(found) == len(self.seeds) and self._is_enough(flow, len(times), span):
+                break
         return np.concatenate(found), series_of(times, watch.disturbances(), span)
+
+    @staticmethod
+    def _is_enough(flow: Flow, samples: int, span: float) -> bool:
+        enough = samples >= TRUSTED_SAMPLES and span > MIN_SECONDS
+        return enough or span > MOST_SECONDS or flow.engine.info.name in UNTIMED_ENGINES
 
     def _bits(self, flow: Flow) -> Floats | None:
         if self.data is None:
@@ -281,11 +311,10 @@ def time_remarks(rows: list[Compared]) -> list[str]:
     """Under which conditions the times were taken, and why they are not all trusted."""
     found = [f"times: {describe(usable_cores())}; the rows ran one after another, no verdict"]
     found[0] += " on which is faster: flowship bench lets them take turns"
-    for row in rows:
-        name = f"{row.engine} {row.precision}"
-        found += [f"{name}: {row.trust}: {reason}" for reason in row.trust_reasons]
-        found += [f"{name}: {UNTIMED_NOTE}"] * (row.engine in UNTIMED_ENGINES)
-    return found
+    names = {row: f"{row.engine} {row.precision}" for row in rows}
+    found += in_few_lines((names[row], row.trust, row.trust_reasons) for row in rows)
+    untimed = [names[row] for row in rows if row.engine in UNTIMED_ENGINES]
+    return found + [f"{name}: {UNTIMED_NOTE}" for name in untimed]
 
 
 def contact_sheet(rows: list[Bytes], labels: list[str]) -> Image.Image:

@@ -23,7 +23,6 @@ from .options import (
     add_report,
     open_flow,
     print_json,
-    sampling,
     warn_if_guidance_is_idle,
     warn_if_label_is_idle,
 )
@@ -83,9 +82,17 @@ def _decode(
     flow: Flow, latents: Floats, arguments: argparse.Namespace
 ) -> tuple[Floats, NonFiniteError | None]:
     """Images, with NaN in those that the error names."""
-    options = sampling(arguments)
     try:
-        images = flow.decode(latents, input=arguments.input, label=arguments.label, **options)
+        images = flow.decode(
+            latents,
+            input=arguments.input,
+            label=arguments.label,
+            guidance=arguments.guidance,
+            guide_what=arguments.guide_what,
+            annealed=arguments.annealed_guidance,
+            attn_temp=arguments.attn_temp,
+            denoise=arguments.denoise,
+        )
     except NonFiniteError as error:
         if error.made is None:
             raise

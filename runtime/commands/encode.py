@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _encode(flow: Flow, images: Floats, labels: Labels, first: int) -> list[_Encoded]:
     latents, logdet = flow.encode(images, label=list(labels))
-    found = likelihood(latents, logdet, flow.bundle.array("var"), "")
+    found = likelihood(latents, logdet, flow.bundle.variances, "")
     values = zip(latents, logdet, found.bits_per_dim, strict=True)
     return [_Encoded(z, float(d), float(b)) for z, d, b in values]
 

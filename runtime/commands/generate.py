@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import atomic_file, check_file
+from ..atomic import atomic_file
 from ..errors import NonFiniteError, UsageError
 from ..events import Failed
 from ..flow import Flow
 from ..generated import Generated, stems_of
 from ..hashing import sha256_bytes
 from ..model import MAX_PICTURES_TOGETHER
-from ..outputs import ARRAYS, NPY, PICTURES, PNG, SUFFIXES, check_output
+from ..outputs import ARRAYS, NPY, PICTURES, PNG, SUFFIXES, check_new_names, check_output
 from ..picture_formats import check_sheet
 from ..pictures import read_latents
-from ..png import read_recipe
 from ..progress import ProgressLine, format_seconds
 from ..recipe import PHILOX_NOISE, Recipe
+from ..recipe_files import read_recipe
 from ..trust import NOT_A_SPEED, UNTIMED_ENGINES
 from .job import (
     Job,
@@ -43,6 +43,7 @@ from .options import (
     add_guidance,
     add_label,
     add_report,
+    dashed,
     is_given,
     open_flow,
     parse_seeds,
@@ -151,7 +152,7 @@ def _take_recipe(arguments: argparse.Namespace) -> Recipe:
     """Read the recipe of --like into the options; refuse options that would contradict it."""
     given = [name for name in _RECIPE_OPTIONS if is_given(arguments, name)]
     if given:
-        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        names = ", ".join(map(dashed, given))
         raise UsageError(f"--like takes everything from the picture: leave out {names}")
     recipe = read_recipe(arguments.like)
     if recipe.noise != PHILOX_NOISE and recipe.between is None:
@@ -186,7 +187,7 @@ def _check_outputs(arguments: argparse.Namespace) -> str:
     if output and (output.suffix.lower() in SUFFIXES or _is_no_folder(output)):
         raise UsageError(f"-o {output} is a file name, --separate wants a folder")
     if not output:
-        check_file("picture.png")  # the current folder
+        check_new_names(Path("."))
     return PNG
 
 
@@ -248,7 +249,7 @@ def _separately(
     """A file for each picture, written before the next ones are made."""
     folder = arguments.output or Path(".")
     folder.mkdir(parents=True, exist_ok=True)
-    check_file(folder / "picture.png")
+    check_new_names(folder)
     stems = stems_of(job.recipe.bundle, job.seeds)
     made, start = _Made(job.recipe), time.monotonic()
     for part in _parts(len(job)):

@@ -13,6 +13,7 @@ from ..bundle import Bundle
 from ..errors import MissingExtraError, UsageError
 from ..file_kinds import is_checkpoint
 from ..footprint import footprints
+from ..likelihood import few_pictures
 from ..manifest import Manifest, Quality
 from ..spec import FlowSpec
 from ..table import format_bytes, format_interval, format_number, format_table
@@ -217,11 +218,20 @@ def quality_words(quality: tuple[Quality, ...]) -> list[str]:
     words = [f"{q.engine} {q.precision} with {q.checked_with}" for q in quality]
     words += [q.inputs for q in quality]
     words += [f"{q.precision} weights by {q.method}" for q in quality if q.method]
-    words += [f"bits/dim of {rows} on {inputs}" for inputs, rows in _bits_inputs(quality).items()]
+    words += [
+        f"bits/dim of {rows} on {inputs}{_small_sample(inputs)}"
+        for inputs, rows in _bits_inputs(quality).items()
+    ]
     errors = "largest differences: of (xa, xb) from a torch module with the weights as stored"
     if any(q.check == "full" for q in quality):
         errors += ", of decoded images from those of the trained model, of encode(decode(z)) from z"
     return [f"  errors: {errors}", *(f"  checked: {line}" for line in dict.fromkeys(words))]
+
+
+def _small_sample(inputs: str) -> str:
+    """``inputs`` begins with the number of pictures."""
+    count = inputs.partition(" ")[0]
+    return few_pictures(int(count)) if count.isdecimal() else ""
 
 
 def _bits_inputs(quality: tuple[Quality, ...]) -> dict[str, str]:

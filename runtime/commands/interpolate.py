@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import check_file
 from ..errors import UsageError
 from ..flow import Flow, draw_noise
 from ..images import Floats
 from ..labels import resolve_labels
-from ..outputs import ARRAYS, PICTURES, PNG, check_output
+from ..outputs import ARRAYS, PICTURES, PNG, check_new_names, check_output
 from ..picture_formats import check_sheet
 from ..progress import ProgressLine
 from ..recipe import MAX_STEPS, Between
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--steps {steps} is not between 2 and {MAX_STEPS}")
     kind = check_output(output, (*PICTURES, *ARRAYS)) if output else PNG
     if not output:
-        check_file("picture.png")  # the current folder
+        check_new_names(Path("."))
     warn_if_guidance_is_idle(arguments)
     with open_flow(arguments) as flow:
         warn_if_label_is_idle(arguments, flow.spec)
@@ -108,5 +107,5 @@ def _latents(flow: Flow, paths: list[Path], labels: tuple[int | None, int | None
     if len(images) != 2:
         raise UsageError(f"--images hold {len(images)} pictures, expected 2")
     z, _ = flow.encode(images, label=list(labels))
-    noise: Floats = (z / np.sqrt(flow.bundle.array("var"))).astype(np.float32)
+    noise: Floats = (z / np.sqrt(flow.bundle.variances)).astype(np.float32)
     return noise

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,12 +19,13 @@ from ..hashing import sha256_bytes
 from ..images import Floats
 from ..interpolation import slerp
 from ..labels import resolve_labels
-from ..outputs import free_name, is_device
+from ..outputs import NPY, free_name, is_device
 from ..picture_formats import has_room, write_pictures
 from ..pictures import read_latents, write_array
 from ..progress import ProgressLine, say
 from ..recipe import MAX_PICTURES, Between, Recipe
-from .options import sampling
+from ..values import check_seed
+from .options import read_guidance
 
 LATENTS = ".latents.npy"  # behind the name of a picture: the latents that it lies between
 
@@ -73,8 +73,7 @@ class Job:
 def seeds_job(flow: Flow, arguments: argparse.Namespace, seeds: list[int], label: LabelLike) -> Job:
     """Pictures from seeds."""
     for seed in seeds:
-        if not 0 <= seed < 1 << 64:
-            raise UsageError(f"the seed {seed} is not between 0 and 2^64 - 1")
+        check_seed(seed)
     labels = resolve_labels(label, flow.spec, len(seeds))
     recipe = _recipe(flow, arguments, seeds[0], labels[0])
     return Job(flow, recipe, tuple(seeds), labels)
@@ -136,9 +135,8 @@ def _recipe(
     label: int | None,
     noise: str | None = None,
 ) -> Recipe:
-    options = sampling(arguments)
-    denoise = options.pop("denoise")
-    return flow.recipe([label], Guidance(*options.values()), denoise, seeds=[seed], noise=noise)
+    guidance = read_guidance(arguments)
+    return flow.recipe([label], guidance, arguments.denoise, seeds=[seed], noise=noise)
 
 
 def _digest(noise: Floats) -> str:
@@ -207,18 +205,13 @@ def save(
     Returns:
         Where they are, and the latents where there are some.
     """
-    recipe = result.recipe
-    options: dict[str, Any] = {"columns": columns, "noise": result.noise}
-    if new_name:
-        with free_name(path) as own:
-            latents = save_latents(own, job)
-            write_pictures(own, kind, result.images, recipe, **options)
-            return own, latents
-    latents = save_latents(path, job) if has_room(kind, recipe, len(result), columns) else None
-    write_pictures(path, kind, result.images, recipe, **options)
-    if not has_room(kind, recipe, len(result), columns):
-        say(f"note: the recipe is not in {path}: {_why_lost(kind)}")
-    return path, latents
+    with free_name(path) if new_name else nullcontext(path) as own:
+        fits = has_room(kind, result.recipe, len(result), columns)
+        latents = save_latents(own, job) if fits else None
+        write_pictures(own, kind, result.images, result.recipe, columns=columns, noise=result.noise)
+    if not fits:
+        say(f"note: the recipe is not in {own}: {_why_lost(kind)}")
+    return own, latents
 
 
 def save_latents(path: Path, job: Job) -> Path | None:
@@ -234,7 +227,7 @@ def save_latents(path: Path, job: Job) -> Path | None:
 
 
 def _why_lost(kind: str) -> str:
-    return "a .npy holds one array" if kind == "NPY" else f"a {kind} has room for 64 KB"
+    return "a .npy holds one array" if kind == NPY else f"a {kind} has room for 64 KB"
 
 
 def failure(job: Job, failed: list[Failed]) -> NonFiniteError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +19,14 @@ from ..flow import Flow
 from ..guidance import GUIDE_WHAT, Guidance
 from ..images import Floats
 from ..input_paths import check_readable
-from ..pictures import read_images
+from ..pictures import MAX_LATENTS, read_images
 from ..plan import Plan, PlanFile
 from ..progress import say
 from ..spec import FlowSpec, ImageSpec
 from ..text import ascii_json, is_utf8, printable
+from ..text_files import read_text
 
-MAX_PICTURES = 100_000  # of one command: a range typed wrong should not fill the disk
+MAX_PICTURES = MAX_LATENTS  # of one command: a range typed wrong should not fill the disk
 
 
 def add_bundle(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -122,25 +124,21 @@ def _plan(choice: str | Plan) -> Plan | Literal["saved", "default"]:
         return choice
     if choice in ("saved", "default"):
         return "saved" if choice == "saved" else "default"
-    if not Path(choice).exists():
+    if choice and not os.path.lexists(choice):
         raise UsageError(f"--plan {choice!r} does not exist: expected saved, default or a file")
     check_readable(choice, "--plan")
-    try:
-        text = Path(choice).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--plan {choice} is not text in UTF-8: {error}") from error
-    return PlanFile.loads(text, choice).plan
+    return PlanFile.loads(read_text(choice), choice).plan
 
 
-def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of add_guidance() as keyword arguments of Flow's methods."""
-    return {
-        "guidance": arguments.guidance,
-        "guide_what": arguments.guide_what,
-        "annealed": arguments.annealed_guidance,
-        "attn_temp": arguments.attn_temp,
-        "denoise": arguments.denoise,
-    }
+def read_guidance(arguments: argparse.Namespace) -> Guidance:
+    """What add_guidance() was told of it.
+
+    Raises:
+        UsageError: a number that is none, or out of range.
+    """
+    return Guidance(
+        arguments.guidance, arguments.guide_what, arguments.annealed_guidance, arguments.attn_temp
+    )
 
 
 def refuse_together(arguments: argparse.Namespace, option: str, *others: str) -> None:
@@ -151,8 +149,8 @@ def refuse_together(arguments: argparse.Namespace, option: str, *others: str) ->
     """
     ignored = [name for name in others if is_given(arguments, name)]
     if is_given(arguments, option) and ignored:
-        names = " and ".join(map(_dashed, ignored))
-        raise UsageError(f"{_dashed(option)} leaves nothing to {names}: give one of them")
+        names = " and ".join(map(dashed, ignored))
+        raise UsageError(f"{dashed(option)} leaves nothing to {names}: give one of them")
 
 
 def is_given(arguments: argparse.Namespace, name: str) -> bool:
@@ -160,16 +158,17 @@ def is_given(arguments: argparse.Namespace, name: str) -> bool:
     return name in getattr(arguments, "given", ()) or getattr(arguments, name) is True
 
 
-def _dashed(name: str) -> str:
+def dashed(name: str) -> str:
+    """An option as it is written, of its dest."""
     return "-o" if name == "output" else "--" + name.replace("_", "-")
 
 
 def warn_if_guidance_is_idle(arguments: argparse.Namespace) -> None:
     """Both branches are the same network on the same input: say so instead of pretending."""
-    Guidance(*list(sampling(arguments).values())[:4])  # what is no number at all is an error
+    read_guidance(arguments)  # what is no number at all is an error
     if arguments.guidance == 0:
         names = ("guide_what", "annealed_guidance", "attn_temp")
-        if given := [_dashed(name) for name in names if is_given(arguments, name)]:
+        if given := [dashed(name) for name in names if is_given(arguments, name)]:
             words = ", ".join(given)
             say(f"note: {words} changes nothing without --guidance")
     if arguments.guidance > 0 and arguments.label is None and arguments.attn_temp == 1:

@@ -18,16 +18,15 @@ from ..engines.base import MAX_THREADS
 from ..engines.onnx import OnnxEngine
 from ..engines.onnx_packed import make_packed_folder
 from ..errors import FlowshipError, UsageError
-from ..flow import Flow
 from ..machine_limits import usable_cores
 from ..model import Model
 from ..opening import choose_precision, made_for
 from ..outputs import check_suffix
-from ..plan import FLOOR_FACTOR, PLAN, Plan, PlanFile
+from ..plan import FLOOR_FACTOR, PLAN, PlanFile
 from ..plan_plot import plan_svg
 from ..plan_search import LONG_PICTURE, Candidate, PlanSearch, Settings
-from ..plan_verdict import PictureTimes, time_plan
-from ..planner import ONE_PATCH, planned_seconds
+from ..plan_settling import Settled, searched, settle
+from ..planner import ONE_PATCH
 from ..progress import ProgressLine
 from ..saved_plans import SavedPlan, make_plans_folder, save_plan
 from ..table import format_bytes
@@ -100,60 +99,46 @@ def run(arguments: argparse.Namespace) -> int:
         tolerance = known.tolerance(made_for(arguments.engine), precision)
         progress = ProgressLine(not arguments.quiet)
         search = PlanSearch(bundle, known.profile, tolerance, settings, progress.update)
-        best = min(search.candidates(), key=lambda candidate: candidate.seconds)
-        plan = best.plan(tolerance)
+        candidates, busy = searched(search)
         progress.update(1.0, "comparing the plan with sequential sampling")
-        found, version = _judge(bundle, settings, best, plan)
+        settled = settle(bundle, settings, candidates, tolerance, busy)
         progress.clear()
         errors: list[OSError | FlowshipError] = []
-        saved = _saved(bundle, settings, version, best, plan, errors) if arguments.save else None
+        saved = _saved(bundle, settings, settled, errors) if arguments.save else None
         if arguments.pack_weights:
             _try(lambda: _pack(bundle, arguments, precision, progress), errors)
         name = bundle.manifest.name
-    conditions = f"{describe(usable_cores())}; {version}"
+    conditions = f"{describe(usable_cores())}; {settled.version}"
     if arguments.json:
-        print_json(plan_report(name, best, plan, saved, found, conditions))
+        print_json(plan_report(name, settled, saved, conditions))
     else:
-        print_plan(name, best, plan, saved, found, conditions)
+        print_plan(name, settled, saved, conditions)
     if arguments.plot:
-        _try(lambda: _plot(arguments.plot, name, best), errors)
+        _try(lambda: _plot(arguments.plot, name, settled.best), errors)
     if errors:  # after what was measured is printed
         raise errors[0]
     return 0
 
 
-def _judge(
-    bundle: Bundle, settings: Settings, best: Candidate, plan: Plan
-) -> tuple[list[PictureTimes], str]:
-    """The plan against sequential sampling, where a picture is not too long; the engine."""
-    options = EngineOptions(settings.precision, settings.device, best.threads, best.spinning)
-    with closing(find_engine(settings.engine)(bundle, options)) as engine:
-        planned, sequential = (Flow(bundle, engine, each) for each in (plan, Plan()))
-        timed = [kind for kind in (False, True) if best.sequential_pictures[kind] is not None]
-        found = [time_plan(planned, sequential, guided=kind) for kind in timed]
-        return found, engine.info.version
-
-
 def _saved(
     bundle: Bundle,
     settings: Settings,
-    version: str,
-    best: Candidate,
-    plan: Plan,
+    settled: Settled,
     errors: list[OSError | FlowshipError],
 ) -> Path | None:
     """Where the plan was saved; None where that failed after all."""
+    best, (seconds, guided_seconds) = settled.best, settled.seconds
     saved = SavedPlan(
         bundle_sha256=bundle.sha256,
         engine=settings.engine,
-        engine_version=version,
+        engine_version=settled.version,
         precision=settings.precision,
         device=settings.device,
         threads=best.threads,
         spinning=best.spinning,
-        plan=plan,
-        seconds=planned_seconds(best.plain),
-        guided_seconds=planned_seconds(best.guided),
+        plan=settled.plan,
+        seconds=seconds,
+        guided_seconds=guided_seconds,
     )
     return _try(lambda: save_plan(saved), errors)
 

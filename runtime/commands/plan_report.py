@@ -8,30 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from ..exactness import MAX_LEVELS, MIN_EQUAL, Difference
-from ..plan import Plan
-from ..plan_search import Candidate
+from ..plan_settling import AGAIN, Settled
 from ..plan_verdict import PictureTimes
 from ..planner import Option, planned_seconds, sequential_seconds
 from ..table import format_table
 
 
-def plan_report(
-    name: str,
-    best: Candidate,
-    plan: Plan,
-    saved: Path | None,
-    found: Sequence[PictureTimes],
-    conditions: str,
-) -> dict[str, Any]:
+def plan_report(name: str, settled: Settled, saved: Path | None, conditions: str) -> dict[str, Any]:
     """Seconds are of one picture: the sum of its calls, and where it was timed the whole of it.
 
-    The search's own seconds are those that it chose by; ``verdicts`` were measured afterwards.
+    The search's own seconds are those that it chose by; ``verdicts`` were measured afterwards, of
+    the windows that it chose, and ``kept`` says why they or its threads are not in the plan.
     """
+    best = settled.best
     return {
         "bundle": name,
         "threads": best.threads,
         "spinning": best.spinning,
-        "plan": asdict(plan),
+        "plan": asdict(settled.plan),
+        "kept": settled.kept,
         "seconds": planned_seconds(best.plain),
         "measured_seconds": best.pictures[0],
         "sequential_seconds": sequential_seconds(best.plain),
@@ -42,37 +37,41 @@ def plan_report(
         "guided_measured_sequential_seconds": best.sequential_pictures[1],
         "options": [asdict(option) for option in best.plain + best.guided],
         "comparisons": [{**asdict(d), "passed": d.passed} for d in best.differences],
-        "verdicts": [asdict(times) for times in found],
+        "verdicts": [asdict(times) for times in settled.times],
         "conditions": conditions,
         "saved": str(saved) if saved else None,
     }
 
 
-def print_plan(
-    name: str,
-    best: Candidate,
-    plan: Plan,
-    saved: Path | None,
-    found: Sequence[PictureTimes],
-    conditions: str,
-) -> None:
+def print_plan(name: str, settled: Settled, saved: Path | None, conditions: str) -> None:
     """A table without and one with guidance, what was compared, and what happens with it."""
+    best = settled.best
     for guided, options in enumerate((best.plain, best.guided)):
         threads = f"{best.threads} thread{'s' * (best.threads > 1)}{', spinning' * best.spinning}"
         print(f"{name}, {('without', 'with')[guided]} guidance, {threads}")
         own = [d for d in best.differences if d.guided == bool(guided)]
         print(_table(options, [d for d in own if not d.passed]))
-        timed = next((times for times in found if times.guided == bool(guided)), None)
+        timed = next((times for times in settled.times if times.guided == bool(guided)), None)
         print(f"a picture: {_times(timed) if timed else _estimate(options)}")
         print("".join(f"{line}\n" for line in map(_in_words, own)))
     print(
         f"conditions: {conditions}; calls are medians of bursts that take turns, without a verdict"
     )
-    if all(window == 1 for window in [*plan.windows.values(), *plan.guided_windows.values()]):
-        failed = any(not d.passed for d in best.differences)
-        but = " with the pictures of sequential sampling (--inexact takes others)" if failed else ""
-        print(f"no window pays on this device{but}: sampling stays sequential")
+    print("".join(f"{line}\n" for line in [*settled.kept, *_without_windows(settled)]), end="")
     print(f"saved as {saved}" if saved else "not saved: --save makes generate use it")
+
+
+def _without_windows(settled: Settled) -> list[str]:
+    """Why the plan has none, where that is not said of those that were given up."""
+    plan = settled.plan
+    if settled.kept or max([1, *plan.windows.values(), *plan.guided_windows.values()]) > 1:
+        return []
+    failed = any(not d.passed for d in settled.best.differences)
+    but = " with the pictures of sequential sampling (--inexact takes others)" if failed else ""
+    if settled.busy:
+        why = f"not clear on this busy machine ({settled.busy}; {AGAIN})"
+        return [f"whether a window pays{but} is {why}: sequential is kept"]
+    return [f"no window pays on this device{but}: sampling stays sequential"]
 
 
 def _times(times: PictureTimes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,12 @@ import numpy as np
 from ..errors import EngineError, UsageError
 from ..footprint import loaded_bytes
 from ..manifest import Artifact
+from ..progress import say
 from ..spec import ARBlock, FlowSpec, ImageSpec
 from ..text import utf8_path
 from .base import ARStage, EngineInfo, EngineOptions, Floats, VJPStage, register_engine
 from .onnx_core_stage import CoreStage
-from .onnx_file import check_external_data
+from .onnx_file import check_external_data, weights_files
 from .onnx_forms import CORE, FLOATS, check_int8_cache_version, has_int8_cache
 from .onnx_packed import (
     check_packed,
@@ -130,7 +130,7 @@ class OnnxEngine:
             raise EngineError("the engine onnx runs attn_temp for one picture at a time")
         idle = self._idle.get((stage.name, branches, num_images))
         if idle:
-            return idle.pop()
+            return idle.pop().opened_again()
         artifact = self._find(stage, "step", 2 if folded else 1)[0]
         rows = (branches, num_images)
         return GqaStage(self, self._session(artifact), artifact.form, stage, rows, folded)
@@ -210,12 +210,12 @@ class OnnxEngine:
                 reason = str(error)
         self._use_packed = False
         lines = " ".join(line.strip() for line in reason.splitlines())
-        print(f"packed weights are left aside, remove {folder}: {lines}", file=sys.stderr)
+        say(f"packed weights are left aside, remove {folder}: {lines}")
         return None
 
     def _checked_path(self, artifact: Artifact) -> Path:
         path = self._bundle.artifact_path(artifact)
-        check_external_data(path, [file.rsplit("/", 1)[-1] for file in artifact.files])
+        check_external_data(path, weights_files(artifact))
         return path
 
     def _packed_name(self, artifact: Artifact) -> str:
@@ -296,7 +296,8 @@ class OnnxEngine:
 
 class _OnnxVjp:
     def __init__(self, session: onnxruntime.InferenceSession, options: Any) -> None:
-        self._session, self._options = session, options
+        self._session: Any = session
+        self._options = options
         self._names = [value.name for value in session.get_inputs()]
 
     def run(self, x: Floats, context: Floats, grad_xa: Floats, grad_xb: Floats) -> Floats:
@@ -306,7 +307,7 @@ class _OnnxVjp:
         return grad
 
     def close(self) -> None:
-        del self._session
+        self._session = None
 
 
 @register_engine("onnx")

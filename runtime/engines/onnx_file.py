@@ -7,9 +7,10 @@ not, and inside the folder lie other files. Field numbers are those of onnx.prot
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
+from ..manifest import Artifact
 from .wire import Message
 
 MAX_GRAPH_BYTES = 64 << 20  # without weights; ours have tens of kilobytes
@@ -19,6 +20,18 @@ _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_ATTRIBUTE = 5
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_NESTED = 5, (6, 10, 11, 22, 23)  # graph, lists, sparse tensors
 _TENSOR_EXTERNAL = 13
+
+
+def weights_files(artifact: Artifact) -> dict[str, str]:
+    """What a graph may call its weights: from its own folder on, each with its path in the bundle.
+
+    A location is resolved from the graph's folder: a file of the same name elsewhere is another.
+    """
+    folder = PurePosixPath(artifact.path).parent
+    others = [PurePosixPath(file) for file in artifact.files if file != artifact.path]
+    return {
+        str(file.relative_to(folder)): str(file) for file in others if file.is_relative_to(folder)
+    }
 
 
 def check_external_data(path: Path, allowed: Collection[str]) -> None:
@@ -41,7 +54,8 @@ def check_external_data(path: Path, allowed: Collection[str]) -> None:
         for entry in tensor.messages(_TENSOR_EXTERNAL):
             if entry.text(1) == "location" and entry.text(2) not in allowed:
                 raise BundleError(
-                    f"{path}: weights in {entry.text(2)[:80]!r}, expected {', '.join(allowed)}"
+                    f"{path}: weights in {entry.text(2)[:80]!r}, expected "
+                    f"{', '.join(allowed) or 'none outside the graph'}"
                 )
 
 

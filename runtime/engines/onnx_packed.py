@@ -42,8 +42,7 @@ def packed_folder() -> Path | None:
 
     None where there is no home.
     """
-    caches = user_folder("caches")
-    return caches / FOLDER if caches else None
+    return user_folder("caches", FOLDER)
 
 
 def make_packed_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,7 @@ class GqaStage:
         self._bindings: dict[int, _Binding] = {}
         self._pos = self._classes = np.zeros(0, np.float32)
         self._context: Floats | None = None
+        self._closed = False
 
     def _cache_value(self, array: npt.NDArray[Any]) -> Any:
         if self.on_cpu:
@@ -156,7 +158,16 @@ class GqaStage:
         binding.run()
         return binding.xa, binding.xb
 
+    def opened_again(self) -> GqaStage:
+        """The same buffers for the next picture: who closed this one cannot close that one too."""
+        opened = copy(self)
+        opened._closed = False
+        return opened
+
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         if not self.engine.keep_idle(self):
             self.release()
 

@@ -60,8 +60,7 @@ def find_wheel() -> Wheel | None:
 
 def find_library(wheel: Wheel) -> Path | None:
     """The library for this wheel, if it was built and this user can get at it."""
-    caches = user_folder("caches")
-    path = caches / library_name(wheel) if caches else None
+    path = user_folder("caches", library_name(wheel))
     return path if path and os.path.isfile(path) else None
 
 

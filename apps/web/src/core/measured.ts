@@ -16,7 +16,7 @@ export const decodeQuality: Decoder<void> = record((fields) => {
   for (const key of ["precision", "checked_with", "inputs"]) fields.get(key, text);
   fields.get("max_abs_error", number);
   maybe(fields, number, "image_max_abs_error", "psnr_db", "psnr_db_median", "bits_per_dim", "bits_per_dim_change",
-    "bits_per_dim_change_low", "bits_per_dim_change_high", "round_trip_error");
+    "bits_per_dim_change_low", "bits_per_dim_change_high", "round_trip_error", "relative_error", "rms_error");
   maybe(fields, text, "bits_per_dim_inputs", "method");
   maybe(fields, bigInteger, "nbytes", "peak_memory_bytes");
   maybe(fields, map(map(text)), "formats");

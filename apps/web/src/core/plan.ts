@@ -65,8 +65,8 @@ export function committedPatches(
 ): number {
   const known = profile.entries
     .filter((e) => e.stage === stage && e.guidance > 0 === guided && e.window <= window)
-    .map((e) => e.committed);
-  return known.length ? Math.max(...known) : 1;
+    .toSorted((a, b) => a.window - b.window);
+  return known.at(-1)?.committed ?? 1;
 }
 
 /** The bundle's plan, its tolerance not below what rounding lets settle. */

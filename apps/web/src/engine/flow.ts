@@ -50,9 +50,9 @@ export class Flow {
   static async open(engine: OrtEngine, info: EngineInfo): Promise<Flow> {
     const { bundle } = engine;
     runnablePrecisions(bundle.manifest);
-    const { numPatches, patchDim } = bundle.manifest.spec.image;
-    const variances = bundle.manifest.arrays.has("var")
-      ? await bundle.array("var") : new Float32Array(numPatches * patchDim).fill(1);
+    const { image: { numPatches, patchDim }, latents: [latent] } = bundle.manifest.spec;
+    const variances = latent.prior === "standard_normal"
+      ? new Float32Array(numPatches * patchDim).fill(1) : await bundle.array("var");
     return new Flow(engine, info, await bundle.planFile(), variances);
   }
 

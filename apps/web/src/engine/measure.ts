@@ -9,6 +9,7 @@ import { type Affine, invert, type Stage } from "../core/sampler";
 import { type ARBlock, arBlocks } from "../core/spec";
 import { percentile } from "../core/stats";
 import type { BenchmarkRequest, Calibration, OnProgress, PlanOption } from "./api";
+import { exactWindows, SequentialPictures, type Windows } from "./exactness";
 import { type Flow, guidanceOf } from "./flow";
 import { rowOf, timePictures } from "./timing";
 
@@ -16,6 +17,9 @@ const WINDOWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 const ROUNDS = 11;
 const WARM_UP = 3;
 const MIN_GAIN = 0.05; // a window must beat sequential sampling by this, or the block stays at W = 1
+// Pictures of each kind are compared with sequential ones: as many as fit into the time, 1 to 4.
+const COMPARED_PICTURES = 4;
+const COMPARING_SECONDS = 30;
 
 /** Time pictures until there is enough for a verdict. */
 export async function benchmark(
@@ -42,7 +46,8 @@ function machine(): Pick<Row, "cores" | "memory_gb" | "os"> {
   };
 }
 
-/** Time every window for every block, and choose by time over committed patches. */
+/** Time every window for every block, and choose by time over committed patches, among those that make the pictures
+ * of sequential sampling. */
 export async function calibrate(flow: Flow, onProgress?: OnProgress, signal?: AbortSignal): Promise<Calibration> {
   const profile = flow.planFile.profile;
   if (!profile) throw usageError("the bundle has no convergence profile: there is nothing to plan with");
@@ -54,17 +59,20 @@ export async function calibrate(flow: Flow, onProgress?: OnProgress, signal?: Ab
   const cases = [false, true].filter((guided) => !guided || flow.spec.guidance !== null);
   let done = 0;
   for (const guided of cases) {
+    const own: PlanOption[] = [];
     for (const [blockIndex, block] of blocks.entries()) {
       const times = await timeWindows(flow, block, windows, guided, signal);
-      options.push(...choose(block.name, T, times, guided, (window) =>
+      own.push(...optionsOf(block.name, T, times, guided, (window) =>
         window === 1 ? 1 : committedPatches(profile, block.name, window, guided)));
-      const fraction = ++done / (cases.length * blocks.length);
+      const fraction = ++done / (cases.length * (blocks.length + 1)); // comparing is a share too
       const seconds = (performance.now() - start) / 1000;
       onProgress?.({
         kind: "progress", block: block.name, blockIndex, patches: T, numPatches: T, fraction, seconds,
         secondsLeft: (seconds * (1 - fraction)) / fraction, preview: null,
       });
     }
+    options.push(...withWindows(own, await withoutInexact(flow, own, guided, signal)));
+    done++;
   }
   const chosen = options.filter((option) => option.chosen);
   const of = (guided: boolean) => chosen.filter((option) => option.guided === guided);
@@ -110,17 +118,40 @@ async function callOnce(
   for await (const _ of invert(shifted, x, D, guidance, guidanceWeights(guidance, window + 1), windows)) break;
 }
 
-function choose(
+function optionsOf(
   stage: string, T: number, times: ReadonlyMap<number, number>, guided: boolean,
   committedOf: (window: number) => number,
 ): PlanOption[] {
-  const options = [...times].map(([window, callSeconds]) => {
+  return [...times].map(([window, callSeconds]) => {
     const committed = committedOf(window);
     const blockSeconds = ((T - 1) / committed) * callSeconds;
     return { stage, window, guided, callSeconds, committed, blockSeconds, chosen: false };
   });
-  const sequential = options[0];
-  let best = options.reduce((a, b) => (b.blockSeconds < a.blockSeconds ? b : a));
-  if (best.blockSeconds > (1 - MIN_GAIN) * sequential.blockSeconds) best = sequential;
-  return options.map((option) => ({ ...option, chosen: option === best }));
+}
+
+/** Of the windows that pay those that make the pictures of sequential sampling. */
+export async function withoutInexact(
+  flow: Flow, options: readonly PlanOption[], guided: boolean, signal?: AbortSignal,
+): Promise<Windows> {
+  const wanted = payingWindows(options);
+  const seconds = options.filter(({ window }) => window === 1).reduce((sum, o) => sum + o.blockSeconds, 0);
+  const count = Math.max(1, Math.min(Math.floor(COMPARING_SECONDS / (2 * seconds)), COMPARED_PICTURES));
+  const pictures = new SequentialPictures(flow, guided, count, signal);
+  return exactWindows((windows) => pictures.compare(windows), wanted);
+}
+
+/** Windows of each stage that beat W = 1 by MIN_GAIN, the fastest first. */
+export function payingWindows(options: readonly PlanOption[]): Map<string, number[]> {
+  const sequential = options.filter(({ window }) => window === 1);
+  const fastest = options.toSorted((a, b) => a.blockSeconds - b.blockSeconds);
+  return new Map(sequential.map(({ stage, blockSeconds }) => [
+    stage,
+    fastest.filter((o) => o.stage === stage && o.window > 1 && o.blockSeconds <= (1 - MIN_GAIN) * blockSeconds)
+      .map(({ window }) => window),
+  ]));
+}
+
+/** The options with those of these windows chosen; W = 1 for stages that are not named. */
+function withWindows(options: readonly PlanOption[], windows: Windows): PlanOption[] {
+  return options.map((option) => ({ ...option, chosen: option.window === (windows[option.stage] ?? 1) }));
 }

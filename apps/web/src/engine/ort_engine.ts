@@ -7,6 +7,7 @@ import { branchesOf, type Guidance } from "../core/guidance";
 import { type Artifact, findArtifact } from "../core/manifest";
 import type { Affine, Stage } from "../core/sampler";
 import { type ARBlock, arBlocks } from "../core/spec";
+import { type CacheType, cacheType, runWindow } from "./onnx_forms";
 
 export type Ort = typeof import("onnxruntime-web");
 export type Device = "wasm" | "webgpu";
@@ -51,8 +52,8 @@ export class OrtEngine {
     const rows = await this.contextRows(block);
     const last = spec.numClasses;
     const labels = [label ?? last, last].slice(0, branches);
-    const cached = artifact.form.endsWith("-kv8") ? "int8" : "float32";
-    return new OrtStage(this.ort, session, block, spec.image, rows, labels, guidance.attnTemp, cached);
+    const form = { form: artifact.form, cache: cacheType(this.precision, artifact.form) };
+    return new OrtStage(this.ort, session, block, spec.image, rows, labels, guidance.attnTemp, form);
   }
 
   /** Gradient of sum(gradA * xa + gradB * xb) with respect to x; all [T, D]. */
@@ -93,10 +94,11 @@ export class OrtEngine {
 
   private async load(artifact: Artifact): Promise<InferenceSession> {
     const graph = await this.bundle.file(artifact.path);
-    const others = artifact.files.filter((file) => file !== artifact.path);
+    // A graph refers to its weights from its own folder on: a file of the same name elsewhere is another.
+    const folder = artifact.path.slice(0, artifact.path.lastIndexOf("/") + 1);
+    const others = artifact.files.filter((file) => file !== artifact.path && file.startsWith(folder));
     const externalData = await Promise.all(others.map(async (file) => (
-      // The graph refers to it by its name in the same folder.
-      { path: file.slice(file.lastIndexOf("/") + 1), data: await this.bundle.file(file) }
+      { path: file.slice(folder.length), data: await this.bundle.file(file) }
     )));
     try {
       return await this.ort.InferenceSession.create(graph, {
@@ -125,7 +127,7 @@ class OrtStage implements Stage {
     rows: ContextRows,
     labels: readonly number[],
     attnTemp: number,
-    cached: "float32" | "int8",
+    private readonly form: { readonly form: string; readonly cache: CacheType },
   ) {
     this.branches = labels.length;
     this.contexts = labels.map((label) => contextOf(rows, label, block.channels));
@@ -134,11 +136,7 @@ class OrtStage implements Stage {
     // back as many rows as are in use, so that it grows with the picture: half the copying.
     const shape = [1, this.branches * block.numHeads, 1, block.headDim];
     const size = shape.reduce((a, b) => a * b, 1);
-    for (const name of this.caches) {
-      this.feeds[name] = cached === "int8"
-        ? new ort.Tensor("int8", new Int8Array(size), shape)
-        : new ort.Tensor("float32", new Float32Array(size), shape);
-    }
+    for (const name of this.caches) this.feeds[name] = zeros(ort, form.cache, size, shape);
     if (this.branches === 2) {
       const scale = new Float32Array(2 * block.channels).fill(1 / attnTemp).fill(1, 0, block.channels);
       this.feeds["q_scale"] = new ort.Tensor("float32", scale, [2 * block.channels]);
@@ -149,10 +147,11 @@ class OrtStage implements Stage {
     const { patchDim: D } = this.image;
     const { channels: C } = this.block;
     const window = x.length / D;
-    const end = position + window;
-    this.feeds["x"] = this.tensor(this.contexts.map(() => x), window, D);
-    const contexts = this.contexts.map((context) => context.subarray(position * C, end * C));
-    this.feeds["context"] = this.tensor(contexts, window, C);
+    const rows = runWindow(window, this.form.form, this.branches);
+    const end = position + rows;
+    this.feeds["x"] = this.tensor(this.contexts.map(() => x), rows, D);
+    const contexts = this.contexts.map((context) => context.subarray(position * C, (position + window) * C));
+    this.feeds["context"] = this.tensor(contexts, rows, C);
     this.feeds["seqlens_k"] = new this.ort.Tensor("int32", Int32Array.of(end - 1), [1]);
     this.feeds["total_len"] = new this.ort.Tensor("int32", Int32Array.of(end), []);
     const found = await run(this.session, this.feeds);
@@ -163,15 +162,25 @@ class OrtStage implements Stage {
     return { data, stride, offsetA: volumePreserving ? null : 0, offsetB: volumePreserving ? 0 : D };
   }
 
-  /** [1, W, size] without a copy, or the two branches [W, 2, size]. */
-  private tensor(parts: readonly Float32Array[], window: number, size: number): Tensor {
-    if (parts.length === 1) return new this.ort.Tensor("float32", parts[0], [1, window, size]);
-    const data = new Float32Array(2 * window * size);
-    for (let w = 0; w < window; w++) {
-      parts.forEach((part, b) => data.set(part.subarray(w * size, (w + 1) * size), (2 * w + b) * size));
+  /** [1, rows, size], without a copy where it has them all, or the two branches [rows, 2, size]; rows that the
+   * parts do not have are zero. */
+  private tensor(parts: readonly Float32Array[], rows: number, size: number): Tensor {
+    const branches = parts.length;
+    if (branches === 1 && parts[0].length === rows * size) {
+      return new this.ort.Tensor("float32", parts[0], [1, rows, size]);
     }
-    return new this.ort.Tensor("float32", data, [window, 2, size]);
+    const data = new Float32Array(branches * rows * size);
+    for (let w = 0; w < rows; w++) {
+      parts.forEach((part, b) => data.set(part.subarray(w * size, (w + 1) * size), (branches * w + b) * size));
+    }
+    return new this.ort.Tensor("float32", data, branches === 1 ? [1, rows, size] : [rows, 2, size]);
   }
+}
+
+function zeros(ort: Ort, type: CacheType, size: number, shape: readonly number[]): Tensor {
+  if (type === "int8") return new ort.Tensor(type, new Int8Array(size), shape);
+  if (type === "float16") return new ort.Tensor(type, new Uint16Array(size), shape); // the bits of 0 are 0
+  return new ort.Tensor(type, new Float32Array(size), shape);
 }
 
 async function run(session: InferenceSession, feeds: Record<string, Tensor>) {
