@@ -17,7 +17,7 @@ from .errors import BundleError
 from .hashing import sha256_bytes, sha256_of
 from .litter import foreign_files
 from .manifest import MANIFEST, Artifact, Manifest
-from .safe_paths import is_link, regular_file, status_behind, walk_files
+from .safe_paths import check_no_pointer, is_link, regular_file, status_behind, walk_files
 from .spec import FlowSpec
 
 Floats = npt.NDArray[np.float32]
@@ -96,7 +96,12 @@ class Bundle:
             raise BundleError(f"this installation has no embedded bundle ({place}): name a bundle")
         if other := _other_kind(place):
             raise BundleError(f"{place}: {other}")
-        what = "is neither a folder nor a zip" if place.exists() else "does not exist"
+        if not place.exists():
+            what = "does not exist"
+        elif place.is_file() and _begins_as_zip(place):
+            raise BundleError(f"{place} is a zip without its end: copy or download it again")
+        else:
+            what = "is neither a folder nor a zip"
         raise BundleError(f"{place} {what}: expected a bundle, such as NAME.flowship")
 
     @property
@@ -257,6 +262,13 @@ def _other_kind(place: Path) -> str | None:
     return other_than_bundle(place)
 
 
+def _begins_as_zip(place: Path) -> bool:
+    from .file_kinds import ZIP_MAGIC
+
+    with place.open("rb") as file:
+        return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+
+
 def _open_folder(folder: Path, temporary: ExitStack | None = None) -> Bundle:
     data = _read_manifest(folder)
     manifest = Manifest.decode(data)
@@ -290,5 +302,6 @@ def _read_manifest(root: Path) -> bytes:
         raise BundleError(
             f"{MANIFEST} has {status.st_size:,} bytes, at most {MAX_MANIFEST_BYTES:,} are read"
         )
+    check_no_pointer(MANIFEST, path)
     with path.open("rb") as file:
         return file.read(MAX_MANIFEST_BYTES)

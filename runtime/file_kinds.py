@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from .manifest import MANIFEST
+from .safe_paths import LFS_POINTER
 from .text import readable
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -17,6 +18,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+_JSON, _WEB_PAGE = "a JSON file", "a web page, perhaps in place of a download"
 _HEAD_BYTES = 4096
 _DEPTH = 5  # of a file in a bundle: coreml/fp16/x.mlpackage/Data/...
 
@@ -34,7 +36,7 @@ _MAGIC = (
     (b"7z\xbc\xaf", "a 7z archive"),
     (b"Rar!", "a RAR archive"),
     (b"%PDF", "a PDF file"),
-    (b"version https://git-lfs", "a Git LFS pointer (git lfs pull fetches the file itself)"),
+    (LFS_POINTER, "a Git LFS pointer (git lfs pull fetches the file itself)"),
 )
 _AT = (  # offset, bytes, words
     (4, b"ET1", "an ExecuTorch program"),
@@ -53,6 +55,11 @@ class FileKind:
 
     kind: Literal["bundle", "checkpoint", "part", "other"]
     words: str
+
+    @property
+    def is_text(self) -> bool:
+        """Whether people could have meant it as text, in whatever encoding."""
+        return self.kind == "part" or self.words in (_JSON, _WEB_PAGE)
 
 
 def find_kind(path: Path) -> FileKind | None:
@@ -158,9 +165,9 @@ def _of_other(path: Path, head: bytes) -> FileKind | None:
         return FileKind("other", "an ONNX graph")
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return FileKind("other", "a web page, perhaps in place of a download")
+        return FileKind("other", _WEB_PAGE)
     if start.startswith((b"{", b"[")):
-        return FileKind("other", "a JSON file")
+        return FileKind("other", _JSON)
     return None
 
 

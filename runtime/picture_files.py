@@ -148,7 +148,7 @@ def picture_size(path: PathLike) -> tuple[int, int] | None:
 
 def _decode(source: PathLike | bytes, spec: ImageSpec, check: Check) -> tuple[Floats, Prepared]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # pillow's, about metadata
+        warnings.simplefilter("ignore")  # pillow's, about metadata and photos of 100 megapixels
         with Image.open(
             io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
         ) as image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -156,7 +157,9 @@ def map_npy(path: Path) -> npt.NDArray[Any]:
     """
     check_regular(path)
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, about files that Python 2 wrote
+            return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise UsageError(f"{path} cannot be read as .npy: {error}") from error
 

@@ -100,6 +100,14 @@ class Interrupter:
             self.raised = Interrupted(number)
             raise self.raised
 
+    def again(self) -> None:
+        """For long work, now and then: raise what a library swallowed.
+
+        Imports of torch and scipy, seconds long, try parts under ``except:`` and go on.
+        """
+        if self.raised:
+            raise self.raised
+
 
 interrupter = Interrupter()  # of this process
 

@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
+from .program import interrupter
+
 # The beginning of a work says little of its whole: imports and warm-up are in it.
 KNOWN_SHARE, KNOWN_SECONDS = 0.03, 2.0  # done before the time that is left is estimated
 
@@ -33,7 +35,8 @@ class ProgressLine:
         self._last, self._width = self._start if not self._terminal else 0.0, 0
 
     def update(self, fraction: float, text: str) -> None:
-        """Show how far the work is, 0 to 1, and what is being done."""
+        """Show how far the work is, 0 to 1, and what is being done; or end it, if asked to."""
+        interrupter.again()
         now = time.monotonic()
         if not self._enabled or now - self._last < self._interval:
             return

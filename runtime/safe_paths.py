@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .errors import BundleError
 
+LFS_POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS has for a file
 _MAX_LENGTH, _MAX_DEPTH = 512, 32
 # Printable ASCII without what Windows forbids: no Unicode forms to confuse, no drive letters.
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\U0010ffff<>:\"/\\|?*]+")
@@ -86,8 +87,16 @@ def regular_file(root: Path, relative: str, num_bytes: int) -> Path:
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{relative} is not a regular file")
     if status.st_size != num_bytes:
+        check_no_pointer(relative, path)
         raise BundleError(f"{relative} has {status.st_size:,} bytes, expected {num_bytes:,}")
     return path
+
+
+def check_no_pointer(relative: str, path: Path) -> None:
+    """Raise BundleError where Git LFS left a file's name and hash in its place."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise BundleError(f"{relative} is a Git LFS pointer: git lfs pull fetches the files")
 
 
 def _end_of_link(path: Path, relative: str, num_bytes: int) -> Path:

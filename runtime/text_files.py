@@ -26,7 +26,15 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Raises:
         UsageError: it is not text in UTF-8; the message says what it is and how to save it.
     """
-    return decode_text(Path(path).read_bytes(), os.fspath(path))
+    try:
+        return decode_text(Path(path).read_bytes(), os.fspath(path))
+    except UsageError as error:
+        from .file_kinds import find_kind  # for mistakes alone
+
+        kind = find_kind(Path(path))
+        if kind is None or kind.is_text:
+            raise
+        raise UsageError(f"{os.fspath(path)} is {kind.words}, not text") from error
 
 
 def decode_text(data: bytes, name: str) -> str:

@@ -125,6 +125,20 @@ def test_not_a_bundle(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "nothing")
 
 
+def test_a_zip_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "x.flowship"
+    path.write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(BundleError, match=r"x\.flowship is a zip without its end: .*download it"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, GRAPH])
+def test_a_clone_without_git_lfs(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(BundleError, match=f"{name} is a Git LFS pointer: git lfs pull"):
+        Bundle.open(folder)
+
+
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BundleError, match="neither a folder nor a zip"):

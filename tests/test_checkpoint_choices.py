@@ -371,3 +371,9 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     path.write_bytes(GOOD.read_bytes())
     assert is_good(path)
     assert Checkpoint.open(path).source.file == rf"caf\xe9{GOOD.name}"
+
+
+def test_what_torch_saved_under_the_name_of_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "x_model_2_64_2_1_0.10.safetensors"
+    path.write_bytes(GOOD.read_bytes())
+    assert is_good(path)

@@ -202,6 +202,13 @@ def test_a_name_that_was_given_is_overwritten(flowship: Terminal) -> None:
     assert sorted(os.listdir()) == ["x.png"] and Path("x.png").stat().st_size > 4
 
 
+@pytest.mark.parametrize("name", ["mine", "/dev/null"])
+def test_separate_pictures_need_a_folder(flowship: Terminal, name: str) -> None:
+    Path("mine").write_bytes(b"mine")
+    words = ("generate", "--seed", "4-5", "--separate", "-o", name)
+    assert f"{name} is a file name, --separate wants a folder" in flowship.refused(*words)
+
+
 def test_separate_pictures_of_another_kind_stay(flowship: Terminal) -> None:
     words = ["generate", "--seed", "4-5", "--separate", "-o", "each", "-q"]
     plain = flowship.ok(*words).out

@@ -203,6 +203,37 @@ def test_what_a_library_makes_of_an_interruption_is_not_believed(
     assert flowship.refused("generate", status=143) == "flowship generate: terminated\n"
 
 
+# What torch and scipy do while they are imported, for seconds.
+SWALLOWING = """
+import os, signal, sys
+from flowship.runtime import flow, program
+
+def careless(*given, **named):
+    try:
+        os.kill(os.getpid(), int(os.environ["NUMBER"]))
+    except:
+        pass
+    return opened(*given, **named)
+
+opened = flow.Flow.open
+flow.Flow.open = careless
+sys.exit(program.run())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", [LONG, (*LONG, "-q")], ids=["", "quiet"])
+def test_a_signal_that_a_library_swallowed(
+    number: signal.Signals, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    with _start(SWALLOWING, *words, cwd=tmp_path, NUMBER=str(int(number))) as process:
+        out, err = process.communicate()
+    word = "cancelled" if number == signal.SIGINT else "terminated"
+    assert (process.returncode, out) == (128 + number, "")
+    assert err == f"flowship generate: {word}\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_calling_main_leaves_the_signals_alone(flowship: Terminal) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     flowship.ok("devices")

@@ -54,7 +54,7 @@ class TorchFile:
     def _load(self, mapped: bool) -> dict[str, Tensor]:
         path = self._file.path
         try:
-            with torch.serialization.safe_globals(stand_ins()), _utf8_name(path) as name:
+            with torch.serialization.safe_globals(stand_ins()), _torch_name(path) as name:
                 content = torch.load(name, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:  # a damaged pickle can fail in every way
             raise _load_error(path, error) from error
@@ -88,18 +88,28 @@ def _check_zip(path: Path) -> None:
 
 
 @contextmanager
-def _utf8_name(path: Path) -> Iterator[str]:
-    """A name that torch's C++ can open: it takes UTF-8 alone, where POSIX has any bytes."""
+def _torch_name(path: Path) -> Iterator[str]:
+    """A name that torch can open as its own file.
+
+    Its C++ takes UTF-8 alone, where POSIX has any bytes, and its Python reads what ends in
+    ``.safetensors`` as that, whatever it is.
+    """
     name = str(path)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
+    if name.lower().endswith(".safetensors") or not _is_utf8(name):
         with private_folder() as folder:
             link = folder / "checkpoint"
             link.symlink_to(path.absolute())
             yield str(link)
     else:
         yield name
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _load_error(path: Path, error: Exception) -> CheckpointError:

@@ -184,11 +184,15 @@ def _check_outputs(arguments: argparse.Namespace) -> str:
         check_output(arguments.save_latent, (NPY,), "--save-latent")
     if output and not arguments.separate:
         return check_output(output, (*PICTURES, *ARRAYS))
-    if output and (output.suffix.lower() in SUFFIXES or output.is_file()):
+    if output and (output.suffix.lower() in SUFFIXES or _is_no_folder(output)):
         raise UsageError(f"-o {output} is a file name, --separate wants a folder")
     if not output:
         check_new_names(Path("."))
     return PNG
+
+
+def _is_no_folder(path: Path) -> bool:
+    return path.exists() and not path.is_dir()
 
 
 # ---- the work -----------------------------------------------------------------------------------
