@@ -22,6 +22,11 @@ _CANNOT_SYNC = {
     errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES,
     errno.EBADF, errno.EISDIR, errno.ENOTTY, errno.ENODEV, errno.ENXIO, errno.EROFS,
 }  # fmt: skip
+# Where a system or its disk may know no files without a name (open(2) of Linux, O_TMPFILE).
+_CANNOT_BE_NAMELESS = {
+    errno.ENOTSUP, errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EACCES,
+    errno.EPERM,
+}  # fmt: skip
 
 # No fault of the place that was named: another one may help, or may not.
 OUT_OF_ORDER = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -127,6 +132,13 @@ def try_writing(folder: Path) -> None:
     Raises:
         OSError: the folder takes no files.
     """
+    try:
+        os.close(_nameless(folder))
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT_BE_NAMELESS:
+            error.filename = str(folder)
+            raise
     probe = folder / unused_name(".flowship-probe-")
     try:
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -134,6 +146,13 @@ def try_writing(folder: Path) -> None:
         error.filename = str(folder)
         raise
     probe.unlink(missing_ok=True)
+
+
+def _nameless(folder: Path) -> int:
+    """An open file that nothing is left of, also when the program is killed."""
+    if not hasattr(os, "O_TMPFILE"):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    return os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
 
 
 def _target(path: str | os.PathLike[str]) -> Path | None:

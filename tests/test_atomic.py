@@ -17,7 +17,13 @@ import numpy as np
 import pytest
 from command_line import Terminal
 
-from flowship.runtime.atomic import atomic_file, atomic_folder, check_file, check_folder
+from flowship.runtime.atomic import (
+    atomic_file,
+    atomic_folder,
+    check_file,
+    check_folder,
+    try_writing,
+)
 from flowship.runtime.errors import UsageError
 from flowship.runtime.pictures import write_array
 
@@ -218,6 +224,19 @@ def test_what_a_living_program_writes_is_kept(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "x") as folder:
         _bundle(folder, 2)
     assert _names(tmp_path) == ["x"]
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a program that is killed meanwhile, where the system has files without names."""
+    with monkeypatch.context() as patch:
+        if hasattr(os, "O_TMPFILE"):
+            patch.setattr("flowship.runtime.atomic.unused_name", None)  # no name is asked for
+        try_writing(tmp_path)
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    try_writing(tmp_path)
+    assert _names(tmp_path) == []
+    with pytest.raises(OSError, match="nowhere"):
+        try_writing(tmp_path / "nowhere")
 
 
 def test_kill_at_any_moment(tmp_path: Path) -> None:
