@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..runtime.errors import CheckpointError, UsageError
 from .families.registry import FAMILIES, sniff_family
 from .sources.tensor_file import TensorInfo
+from .sources.tensor_names import plain_names
 
-# DataParallel, torch.compile, FSDP and activation checkpointing add these to names.
-_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _TOP = "model"  # what --weights calls a model that stands in the file without a name
 # Numbers that trainers keep beside weights; as floats they have to be known by name.
 _COUNTERS = {"step", "n_averaged", "num_batches_tracked", "num_updates", "decay", "initted"}
@@ -40,7 +39,7 @@ def choose_weights(
         CheckpointError: no model is in it, or several and none is wanted.
         UsageError: what is wanted is not there.
     """
-    stored = _plain_names(file_name, tensors)
+    stored = plain_names(file_name, tensors)
     found = _models(stored)
     if not found:
         sniff_family(stored, file_name)  # raises, saying what it is instead
@@ -62,18 +61,6 @@ def is_counter(name: str, info: TensorInfo) -> bool:
         return False
     whole = not (info.dtype.is_floating_point or info.dtype.is_complex)
     return whole or (not info.shape and name.rpartition(".")[2] in _COUNTERS)
-
-
-def _plain_names(file_name: str, names: Collection[str]) -> dict[str, str]:
-    stored: dict[str, str] = {}
-    for name in names:
-        plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        if plain in stored:
-            raise CheckpointError(
-                f"{file_name}: {stored[plain]} and {name} are two tensors for {plain}"
-            )
-        stored[plain] = name
-    return stored
 
 
 def _models(stored: Mapping[str, str]) -> dict[str, str]:

@@ -144,6 +144,11 @@ class Graph:
         self.nodes.append(Node(op, tuple(inputs), outputs, attributes))
         return outputs
 
+    @property
+    def stored(self) -> dict[Value, str]:
+        """The name of each stored array, by the value that it is in the graph."""
+        return {value: name for name, value in self._stored.items()}
+
     def uses(self) -> dict[Value, int]:
         """How often each value is read, outputs of the graph included."""
         counts: dict[Value, int] = {}

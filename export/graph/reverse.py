@@ -375,9 +375,7 @@ class _Attention:
 def _attention_forward(
     g: Network, inputs: tuple[Value, ...], *, heads: int, kv_heads: int, cache: object
 ) -> tuple[tuple[Value, ...], Any]:
-    q, k, v, *scaled = inputs
-    if scaled:
-        raise UsageError("the gradient of an attention with scaled queries is not known")
+    q, k, v = inputs
     width, W = _length(q, -1), _length(q, -2)
     queries = g.mul(_to_heads(g, q, heads), (width // heads) ** -0.5)
     keys, values = (_repeated(g, _to_heads(g, x, kv_heads), heads // kv_heads) for x in (k, v))

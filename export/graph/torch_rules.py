@@ -107,7 +107,6 @@ def whole_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    q_scale: Tensor | None = None,
     *,
     heads: int,
     kv_heads: int,
@@ -121,8 +120,6 @@ def whole_attention(
         return x.reshape(*x.shape[:-1], number, d).transpose(-2, -3)
 
     scaled = split(q, heads) * d**-0.5
-    if q_scale is not None:
-        scaled = scaled * q_scale[..., None, None, None]
     keys, values = (split(x, kv_heads).repeat_interleave(heads // kv_heads, dim=-3) for x in (k, v))
     hidden = torch.ones(W, W, dtype=torch.bool).triu(1)
     logits = (scaled @ keys.transpose(-1, -2)).masked_fill(hidden, float("-inf"))

@@ -167,7 +167,6 @@ class Network(Graph):
         heads: int,
         kv_heads: int | None = None,
         cache: Cache | None = None,
-        q_scale: Value | None = None,
     ) -> Value:
         """Causal attention of a window's rows, over earlier rows too where there is a cache.
 
@@ -175,9 +174,8 @@ class Network(Graph):
             q: [..., W, heads * d]; ``k``, ``v``: [..., W, kv_heads * d]; each key head serves
                 heads / kv_heads query heads in a row.
             cache: the window's keys and values are written at ``position`` and read with all before
-                them. Without one the window is the whole sequence.
-            q_scale: factor on the queries beside 1 / sqrt(d), of the shape of q's leading
-                dimensions but the last.
+                them. Without one the window is the whole sequence. Targets scale the queries of
+                each guidance branch beside 1 / sqrt(d) (attn_temp).
         """
         width = q.shape[-1]
         assert isinstance(width, int) and width % heads == 0, f"{heads} heads of {width}"
@@ -186,8 +184,7 @@ class Network(Graph):
         if cache:
             assert cache.name not in self.caches, f"the cache {cache.name} is used twice"
             self.caches[cache.name] = cache
-        inputs = (q, k, v) if q_scale is None else (q, k, v, q_scale)
-        return self.node("attention", inputs, q.shape, heads=heads, kv_heads=kv, cache=cache)
+        return self.node("attention", (q, k, v), q.shape, heads=heads, kv_heads=kv, cache=cache)
 
     # ---- helpers -------------------------------------------------------------------------------
 

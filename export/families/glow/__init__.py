@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from ....runtime.errors import CheckpointError
 from ...sources.sidecars import Sidecar
 from ...sources.tensor_file import TensorFile
+from ...sources.tensor_names import plain_names
 from . import chaiyujin, normflows, openai, rosinality, y0ast
 from .emit import CONDITION, emit_decode, emit_encode
 from .flags import GlowFlags, parse_image_size
 from .model import GlowConfig, GlowModel, Port
 from .reference import Reference, reference_of
-from .tensors import Tensors, module_prefixes, plain_names
+from .tensors import Tensors, module_prefixes
 from .weights import prior_arrays, step_arrays, weight_arrays
 
 __all__ = [

@@ -131,7 +131,7 @@ def _network(
     h = _conv(g, f"{prefix}conv1.", a, w, 3, mapped)
     h = _conv(g, f"{prefix}conv2.", _activation(g, config, h), w, 1)
     h = _bordered(g, config, _activation(g, config, h))
-    if step.scale_map == "none":
+    if not step.is_affine:
         return None, _conv(g, f"{prefix}conv3.", h, C // 2, 3, mapped)
     return g.halves(_conv(g, f"{prefix}conv3.", h, C, 3, mapped), 1)
 

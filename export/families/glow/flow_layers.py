@@ -63,7 +63,7 @@ def read_layers(
     kind: Any = "classes" if layout.num_classes else "fixed" if layout.learn_top else "standard"
     priors = [PriorSpec("conv")] * (len(layout.steps) - 1) + [PriorSpec(kind)]
     levels = level_specs(size, layout.in_channels, layout.steps, priors)
-    affine = any(step.scale_map != "none" for level in levels for step in level.steps)
+    affine = any(step.is_affine for level in levels for step in level.steps)
     unused = ("prior_h", ".p", ".sign_s")
     config = GlowConfig(
         port=dialect.port,
@@ -116,7 +116,7 @@ class Reader:
             for i in (0, 2)
         )
         last = _zero_conv(net, "4.", d)
-        if self.config.levels[level].steps[step].scale_map != "none":
+        if self.config.levels[level].steps[step].is_affine:
             last = folding.plus_two(folding.uncrossed(last))
         return first, second, last
 

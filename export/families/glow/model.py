@@ -77,6 +77,11 @@ class StepSpec:
     width: int
     scale_map: ScaleMap
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether it multiplies, and does not add alone."""
+        return self.scale_map != "none"
+
 
 @dataclass(frozen=True)
 class PriorSpec:
@@ -207,7 +212,7 @@ class GlowConfig:
 
     @property
     def is_affine(self) -> bool:
-        return any(step.scale_map != "none" for level in self.levels for step in level.steps)
+        return any(step.is_affine for level in self.levels for step in level.steps)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Reader:
         first = _with_actnorm(net, "l_1/", self._bordered(net["l_1/W"], level))
         second = _with_actnorm(net, "l_2/", _oihw(net["l_2/W"]))
         last = self._zero_conv(net, "l_last/", level)
-        if self.config.levels[level].steps[step].scale_map != "none":
+        if self.config.levels[level].steps[step].is_affine:
             last = folding.plus_two(folding.uncrossed(last))
         return first, second, last
 

@@ -102,7 +102,7 @@ class Reader:
         net = self.tensors.under(f"blocks.{level}.flows.{step}.coupling.net.")
         last = folding.zero_conv(Conv(net["4.conv.weight"], net["4.conv.bias"]), net["4.scale"])
         last = folding.border_of_ones(last)
-        if self.config.levels[level].steps[step].scale_map != "none":
+        if self.config.levels[level].steps[step].is_affine:
             last = folding.plus_two(last)
         hidden = [Conv(net[f"{i}.weight"], net[f"{i}.bias"]) for i in (0, 2)]
         return hidden[0], hidden[1], last

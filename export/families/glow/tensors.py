@@ -14,12 +14,11 @@ from torch import Tensor
 
 from ....runtime.errors import CheckpointError
 from ...sources.tensor_file import TensorFile
+from ...sources.tensor_names import plain_names
 from .model import Doubles
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
-# DataParallel, torch.compile, FSDP and activation checkpointing add these to names.
-_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _INTEGERS = (torch.uint8, torch.int32, torch.int64, torch.bool)
 _MAX_SIZE = 1 << 24
@@ -202,23 +201,6 @@ def _by_numbers(name: str) -> list[tuple[int, str]]:
     """Sorts step 10 behind step 9."""
     parts = re.split(r"([0-9]{1,9})", name)
     return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
-
-
-def plain_names(file_name: str, names: Iterable[str]) -> dict[str, str]:
-    """Names without the parts that wrappers add, each with the name in the file.
-
-    Raises:
-        CheckpointError: two tensors have the same one.
-    """
-    stored: dict[str, str] = {}
-    for name in names:
-        plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        if plain in stored:
-            raise CheckpointError(
-                f"{file_name}: {stored[plain]} and {name} are two tensors for {plain}"
-            )
-        stored[plain] = name
-    return stored
 
 
 def module_prefixes(names: Iterable[str], own: re.Pattern[str]) -> list[str]:

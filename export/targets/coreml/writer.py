@@ -45,6 +45,7 @@ class Writer:
         lengths: Mapping[str, int],
     ) -> None:
         self.network, self.weights, self.lengths = network, weights, lengths
+        self._stored = network.stored
         self.values: dict[Value, Var] = {}
 
     def build(self, mil: Any, target: Any) -> Any:
@@ -105,7 +106,7 @@ class Writer:
 
     def constant(self, value: Value) -> Var:
         """A stored array as a constant."""
-        name = next(n.attributes["name"] for n in self.network.nodes if value in n.outputs)
+        name = self._stored[value]
         return add_constant(self.mil, name, self.weights[name])
 
     def operand(self, value: Value) -> Var:

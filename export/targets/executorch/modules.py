@@ -82,11 +82,7 @@ class NetworkModule(nn.Module):
     def __init__(self, network: Graph, store: Store) -> None:
         super().__init__()
         self.network, self.store = network, store
-        self._stored: dict[Value, str] = {
-            node.outputs[0]: node.attributes["name"]
-            for node in network.nodes
-            if node.op == "weight"
-        }
+        self._stored = network.stored
 
     @property
     def compute(self) -> torch.dtype:
@@ -221,6 +217,11 @@ class GradientModule(NetworkModule):
     ``linear`` stores, so nothing lies in the file twice.
     """
 
+    def __init__(self, network: Graph, store: Store) -> None:
+        super().__init__(network, store)
+        products = [node for node in network.nodes if node.op in ("linear", "linear_back")]
+        self._matrices = {value for node in products for value in node.inputs[1:]}
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """The network's inputs in order -> its one output, float32."""
         named = dict(zip(self.network.inputs, inputs, strict=True))
@@ -236,8 +237,7 @@ class GradientModule(NetworkModule):
     def run_weight(self, node: Node) -> Tensor:
         """Matrices as they are stored; gains and offsets of norms in float32."""
         array = self.store.parameter(node.attributes["name"])
-        used = {n.op for n in self.network.nodes if node.outputs[0] in n.inputs}
-        return array if used <= {"linear", "linear_back"} else array.to(F32)
+        return array if node.outputs[0] in self._matrices else array.to(F32)
 
     def run_linear(self, node: Node, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
         return F.linear(x.to(weight.dtype), weight, *bias).to(F32)

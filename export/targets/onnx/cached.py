@@ -51,7 +51,6 @@ class GqaWriter(Writer):
         self.branches, self.form = branches, form
         self.multiplies_codes = multiplies_codes(form)
         self.cache_kind = TensorProto.INT8 if has_int8_cache(form) else self.kind
-        self._layers = {cache: i for i, cache in enumerate(network.caches.values())}
         self._q_scale = ""
 
     def declare_inputs(self) -> None:
@@ -59,11 +58,11 @@ class GqaWriter(Writer):
         rows: Dim = "R" if self.branches == 1 else 1
         g.input("seqlens_k", I32, [rows])
         g.input("total_len", I32, [])
-        for cache, layer in self._layers.items():
+        for cache, layer in self.layers.items():
             for n in "kv":
                 g.input(f"past_{n}_{layer}", self.cache_kind, self._cache_shape(cache))
         if self.branches == 2:
-            (width,) = {cache.kv_heads * cache.head_dim for cache in self._layers}
+            (width,) = {cache.kv_heads * cache.head_dim for cache in self.layers}
             self._q_scale = self.cast(g.input("q_scale", F32, [2 * width]), self.kind)
         super().declare_inputs()
         if self.branches == 1:
@@ -89,7 +88,7 @@ class GqaWriter(Writer):
     def write_attention(self, node: Node) -> str:
         g, cache = self.g, node.attributes["cache"]
         heads, kv_heads = node.attributes["heads"], node.attributes["kv_heads"]
-        layer, width = self._layers[cache], int(node.outputs[0].shape[-1])
+        layer, width = self.layers[cache], int(node.outputs[0].shape[-1])
         inputs = self._projections(node)
         inputs += [f"past_k_{layer}", f"past_v_{layer}", "seqlens_k", "total_len"]
         kinds: dict[str, str | int] = {}
@@ -156,14 +155,13 @@ class CoreWriter(Writer):
     ) -> None:
         super().__init__(network, weights, packed, half=half)
         self.rows, self.window = rows, window
-        self._layers = {cache: i for i, cache in enumerate(network.caches.values())}
 
     def declare_inputs(self) -> None:
         g, W = self.g, self.window
-        (T,) = {cache.rows for cache in self._layers}
+        (T,) = {cache.rows for cache in self.layers}
         self._mask = self.cast(g.input("mask", F32, [1, 1, W, T + W]), self.kind)
         self._q_scale = self.cast(g.input("q_scale", F32, [self.rows, 1, 1, 1]), self.kind)
-        for cache, layer in self._layers.items():
+        for cache, layer in self.layers.items():
             for n in "kv":
                 shape = [self.rows, cache.kv_heads, cache.rows, cache.head_dim]
                 g.input(f"past_{n}_{layer}", self.kind, shape)
@@ -178,7 +176,7 @@ class CoreWriter(Writer):
 
     def write_attention(self, node: Node) -> str:
         g, cache, W = self.g, node.attributes["cache"], self.window
-        layer, T, d = self._layers[cache], cache.rows, cache.head_dim
+        layer, T, d = self.layers[cache], cache.rows, cache.head_dim
         q, k, v = self._heads(node)
         q = g.op("Mul", q, g.op("Mul", self._q_scale, g.constant(d**-0.5, self.dtype)))
         past_k, new_k = (

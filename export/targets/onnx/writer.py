@@ -37,6 +37,7 @@ class Writer:
         kind, dtype: ONNX's and numpy's word for the type it computes in.
         multiplies_codes: by MatMulNBits; otherwise quantized matrices become floats, once when the
             graph is loaded (``unpack_once``) or at each call.
+        layers: number of each cache.
     """
 
     multiplies_codes = False
@@ -61,6 +62,7 @@ class Writer:
         self.stored_half, self.half = half, half and not cast
         self.kind = F16 if self.half else F32
         self.dtype: npt.DTypeLike = np.float16 if self.half else np.float32
+        self.layers = {cache: i for i, cache in enumerate(network.caches.values())}
         self.names: dict[Value, str] = {}
         self._cast: dict[str, str] = {}
         self._skips = _residuals(network)

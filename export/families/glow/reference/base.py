@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .....runtime.errors import CheckpointError
-from ..model import GlowModel
+from ..model import GlowModel, StepSpec
 
 Parts = dict[str, Tensor]
 
@@ -78,8 +78,8 @@ class Reference(ABC):
         return nll / log(2) + self.config.pixels.n_bits
 
     def _step(self, level: int, step: int) -> Step:
-        affine = self.config.levels[level].steps[step].scale_map != "none"
-        return self._make_step(self._step_parts(level, step), affine)
+        spec = self.config.levels[level].steps[step]
+        return self._make_step(self._step_parts(level, step), spec)
 
     def _parts(self, prefix: str) -> Parts:
         found = self._reader.tensors.under(prefix)
@@ -89,7 +89,7 @@ class Reference(ABC):
     def _step_parts(self, level: int, step: int) -> Parts: ...
 
     @abstractmethod
-    def _make_step(self, parts: Parts, affine: bool) -> Step: ...
+    def _make_step(self, parts: Parts, spec: StepSpec) -> Step: ...
 
     @abstractmethod
     def _prior(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..layout import Layout
+from ..model import StepSpec
 from .base import Parts, Reference, Step, assembled, log_abs_det, log_sigmoid_scale, one_hot
 
 
@@ -59,8 +60,8 @@ class FlowLayers(Reference):
     def _step_parts(self, level: int, step: int) -> Parts:
         return self._parts(self._layout.layer(level, step))
 
-    def _make_step(self, parts: Parts, affine: bool) -> Step:
-        return _FlowLayersStep(parts, affine)
+    def _make_step(self, parts: Parts, spec: StepSpec) -> Step:
+        return _FlowLayersStep(parts, spec.is_affine)
 
     def _prior(
         self, level: int, h: Tensor | None, z: Tensor, labels: Sequence[int] | None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..model import StepSpec
 from .base import Parts, Reference, Step, assembled, log_abs_det, log_sigmoid_scale, one_hot
 
 
@@ -61,13 +62,8 @@ class Normflows(Reference):
         block = len(levels[level].steps) - 1 - step
         return self._parts(f"flows.{len(levels) - 1 - level}.{block}.")
 
-    def _step(self, level: int, step: int) -> Step:
-        scale_map = self.config.levels[level].steps[step].scale_map
-        parts = self._step_parts(level, step)
-        return _NormflowsStep(parts, scale_map != "none", scale_map, self.config.slope)
-
-    def _make_step(self, parts: Parts, affine: bool) -> Step:
-        raise NotImplementedError
+    def _make_step(self, parts: Parts, spec: StepSpec) -> Step:
+        return _NormflowsStep(parts, spec.is_affine, spec.scale_map, self.config.slope)
 
     def _inside(self, x: Tensor) -> Tensor:
         return x - 0.5 if self._reader.shifted else x

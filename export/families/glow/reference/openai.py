@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..model import StepSpec
 from .base import Parts, Reference, Step, log_abs_det, log_sigmoid_scale, one_hot
 
 
@@ -42,8 +43,8 @@ class OpenAI(Reference):
     def _step_parts(self, level: int, step: int) -> Parts:
         return self._parts(f"{level}/{step}/")
 
-    def _make_step(self, parts: Parts, affine: bool) -> Step:
-        return _OpenAIStep(parts, affine)
+    def _make_step(self, parts: Parts, spec: StepSpec) -> Step:
+        return _OpenAIStep(parts, spec.is_affine)
 
     def _prior(
         self, level: int, h: Tensor | None, z: Tensor, labels: Sequence[int] | None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..model import StepSpec
 from .base import Parts, Reference, Step, assembled, log_abs_det, log_sigmoid_scale
 
 
@@ -41,8 +42,8 @@ class Rosinality(Reference):
     def _step_parts(self, level: int, step: int) -> Parts:
         return self._parts(f"blocks.{level}.flows.{step}.")
 
-    def _make_step(self, parts: Parts, affine: bool) -> Step:
-        return _RosinalityStep(parts, affine)
+    def _make_step(self, parts: Parts, spec: StepSpec) -> Step:
+        return _RosinalityStep(parts, spec.is_affine)
 
     def _prior(
         self, level: int, h: Tensor | None, z: Tensor, labels: Sequence[int] | None
