@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .errors import UsageError
 from .input_paths import check_readable
 from .spec import FlowSpec
-from .text_files import decode_text
+from .text_files import read_text
 from .values import as_index, plain, several, show
 
 Label = str | SupportsIndex | None
@@ -127,14 +127,13 @@ def read_label_names(path: Path) -> tuple[str, ...]:
     check_readable(path, "--label-names")
     what = f"--label-names {path}"
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_NAMES_BYTES + 1)
+        text = read_text(path, what, most=MAX_NAMES_BYTES)
     except (OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{what} cannot be read: {reason}") from error
-    if len(data) > MAX_NAMES_BYTES:
-        raise UsageError(f"{what} has more than {MAX_NAMES_BYTES:,} bytes: expected names alone")
-    lines = [line.strip() for line in decode_text(data, what).rstrip().split("\n")]
+    lines = [line.strip() for line in text.rstrip().split("\n")]
     if not any(lines):
         raise UsageError(f"{what} holds no names: expected one a line")
     _check_names(lines, what)

@@ -70,7 +70,7 @@ def time_flows(
     Args:
         names: of the two in reasons.
     """
-    series = _sample(flows, guided)
+    series = sample_pictures(flows, guided=guided)
     trusts = [judge(each) for each in series]
     trust = max((found for found, _ in trusts), key=TRUSTS.index)
     reasons = _whose([found for _, found in trusts], names)
@@ -98,8 +98,8 @@ def _whose(reasons: Sequence[Sequence[str]], names: tuple[str, str]) -> tuple[st
     return tuple(found.values())
 
 
-def _sample(flows: Sequence[Flow], guided: bool) -> list[Series]:
-    """Pictures of each flow until there are enough to trust."""
+def sample_pictures(flows: Sequence[Flow], *, guided: bool) -> list[Series]:
+    """Seconds of pictures of each flow, taken in shuffled turns until there are enough to trust."""
     for flow in flows:
         decode_once(flow, guided)  # opens what is opened once
     watch, start = Watch(), time.perf_counter()

@@ -20,21 +20,34 @@ _WIDE = {
 }
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(
+    path: str | os.PathLike[str], name: str | None = None, *, most: int | None = None
+) -> str:
     """The text of a file, without its mark and with ``\\n`` at the end of lines.
 
+    Args:
+        name: begins the message; None for the path.
+        most: bytes that are believed.
+
     Raises:
-        UsageError: it is not text in UTF-8; the message says what it is and how to save it.
+        UsageError: it is not text in UTF-8, or too long; the message says what it is and how to
+            save it.
     """
+    called = os.fspath(path) if name is None else name
+    with open(path, "rb") as file:
+        data = file.read() if most is None else file.read(most + 1)
     try:
-        return decode_text(Path(path).read_bytes(), os.fspath(path))
+        text = decode_text(data, called)
+        if most is not None and len(data) > most:
+            raise UsageError(f"{called} has more than {most:,} bytes")
+        return text
     except UsageError as error:
         from .file_kinds import find_kind  # for mistakes alone
 
         kind = find_kind(Path(path))
         if kind is None or kind.is_text:
             raise
-        raise UsageError(f"{os.fspath(path)} is {kind.words}, not text") from error
+        raise UsageError(f"{called} is {kind.words}, not text") from error
 
 
 def decode_text(data: bytes, name: str) -> str:

@@ -15,14 +15,16 @@ _PLACES = {"settings": ("XDG_CONFIG_HOME", ".config"), "caches": ("XDG_CACHE_HOM
 
 def user_folder(kind: Kind, *names: str) -> Path | None:
     """A folder in flowship's, which is in ``$XDG_CONFIG_HOME`` (~/.config) or ``$XDG_CACHE_HOME``
-    (~/.cache).
+    (~/.cache). A relative one does not count, as the XDG Base Directory Specification says.
 
     Returns:
         None where there is no home: no HOME, and no name for this user's number.
     """
     variable, default = _PLACES[kind]
+    named = os.environ.get(variable, "")
     try:
-        return Path(os.environ.get(variable) or Path.home() / default, "flowship", *names)
+        top = named if os.path.isabs(named) else Path.home() / default
+        return Path(top, "flowship", *names)
     except RuntimeError:
         return None
 

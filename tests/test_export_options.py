@@ -215,6 +215,7 @@ def test_two_classes_may_share_a_name(tmp_path: Path) -> None:
         (b"", "holds no names"),
         (b"\xef\xbb\xbf\r\n", "holds no names"),
         (b"x" * 1_100_000, "more than 1,048,576 bytes"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "is a PNG picture, not text"),
     ],
 )
 def test_label_names_that_are_refused(

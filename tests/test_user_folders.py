@@ -92,6 +92,13 @@ def test_the_variables_name_other_places(home: str, monkeypatch: pytest.MonkeyPa
     assert plans_folder() == Path(place, "flowship", "plans")
 
 
+def test_a_relative_place_does_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """XDG Base Directory Specification: all paths must be absolute, others are to be ignored."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "settings")
+    assert user_folder("settings") == tmp_path / ".config" / "flowship"
+
+
 def test_a_folder_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

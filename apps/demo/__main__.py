@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import shlex
-import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 from ...runtime.bundle import Bundle
 from ...runtime.flow import Flow
 from ...runtime.footprint import footprints
+from ...runtime.plan_verdict import sample_pictures
+from ...runtime.stats import relative_iqr
 from ...runtime.table import format_bytes, format_table
+from ...runtime.trust import NOT_A_SPEED, Series, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = Path(os.path.relpath(ROOT / "apps" / "demo" / "fmnist_model_4_128_4_4_0.10.pth"))
 TEST_PICTURES = Path(os.path.relpath(ROOT / "runtime" / "embedded" / "fashion_mnist_test_512.npz"))
 OUTPUT = Path("build") / "demo"
-SEED, ROUNDS = 7, 5
+SEED = 7
 TIMED_ENGINES = ("onnx", "executorch")  # the interpreter's time says nothing about a phone
 
 
@@ -29,16 +32,8 @@ def main() -> int:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     bundle = OUTPUT / "fashion-mnist.flowship"
     _flowship(
-        *("export", CHECKPOINT, "-o", bundle, "--targets", "onnx,executorch,coreml"),
-        *(
-            "--replace",
-            "--data",
-            TEST_PICTURES,
-            "--name",
-            "fashion-mnist",
-            "--licence",
-            "Apache-2.0",
-        ),
+        *("export", CHECKPOINT, "-o", bundle, "--replace", "--targets", "onnx,executorch,coreml"),
+        *("--data", TEST_PICTURES, "--name", "fashion-mnist", "--licence", "Apache-2.0"),
     )
     _flowship("verify", bundle)
     for engine in TIMED_ENGINES:
@@ -48,14 +43,18 @@ def main() -> int:
             *("--label", ",".join(str(i % 10) for i in range(20)), "--columns", 10),
             *("--guidance", 1.5, "--denoise", "-o", picture),
         )
-    print(f"\n{_table(bundle)}\n")
+    times = _times(bundle)
+    print(f"\n{_table(bundle, times)}\n")
     print(
         "max_abs_error and PSNR (peak 2, worst of 8 pictures): decoded images against the trained "
         "model in float32 torch.\nbits/dim: 128 Fashion-MNIST test pictures, 256 levels over "
-        "[-1, 1], training noise of std 0.1 added, labels given.\nms per image: median of "
-        f"{ROUNDS}, engines interleaved, one thread, no guidance; the Core ML package is checked "
-        "by an interpreter here, its speed needs a Mac or an iPhone.\n"
+        "[-1, 1], training noise of std 0.1 added, labels given.\nms per image: medians, engines "
+        "in turns, one thread, no guidance, no denoising; the Core ML package is checked by an "
+        "interpreter here, its speed needs a Mac or an iPhone."
     )
+    for line in _doubts(times):
+        print(line)
+    print()
     for engine in TIMED_ENGINES:
         print(f"pictures ({engine}): {OUTPUT / f'fashion-mnist-{engine}.png'}")
     return 0
@@ -67,8 +66,7 @@ def _flowship(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "flowship.runtime", *words], check=True)
 
 
-def _table(path: Path) -> str:
-    times = _milliseconds(path)
+def _table(path: Path, times: Mapping[str, Series]) -> str:
     with Bundle.open(path) as bundle:
         sizes = {(f.engine, f.precision): f.disk_bytes for f in footprints(bundle.manifest)}
         rows = [
@@ -79,33 +77,40 @@ def _table(path: Path) -> str:
                 _number(q.image_max_abs_error, ".1e"),
                 _number(q.psnr_db, ".1f"),
                 _number(q.bits_per_dim, ".4f"),
-                _number(times.get(q.engine), ".1f"),
+                *_time(times.get(q.engine)),
             ]
             for q in bundle.manifest.quality
         ]
-    header = ["target", "precision", "size", "max_abs_error", "PSNR dB", "bits/dim", "ms per image"]
-    return format_table(header, rows)
+    header = ["target", "precision", "size", "max_abs_error", "PSNR dB", "bits/dim"]
+    return format_table([*header, "ms per image", "spread", "verdict"], rows)
+
+
+def _time(series: Series | None) -> list[str]:
+    if series is None:
+        return ["-", "-", NOT_A_SPEED]
+    spread = f"{relative_iqr(series.samples):.0%}"
+    return [f"{1000 * median(series.samples):.1f}", spread, judge(series)[0]]
+
+
+def _doubts(times: Mapping[str, Series]) -> Iterator[str]:
+    for engine, series in times.items():
+        trust, reasons = judge(series)
+        if reasons:
+            yield f"{engine}: {trust}: {'; '.join(reasons)}"
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _milliseconds(path: Path) -> dict[str, float]:
-    """Median time of one picture for each engine, taken in turns."""
-    samples: dict[str, list[float]] = {engine: [] for engine in TIMED_ENGINES}
+def _times(path: Path) -> dict[str, Series]:
+    """Seconds of pictures of each engine, taken in turns."""
     with ExitStack() as opened:
-        flows = {
-            engine: opened.enter_context(Flow.open(path, engine=engine, threads=1))
+        flows = [
+            opened.enter_context(Flow.open(path, engine=engine, threads=1))
             for engine in TIMED_ENGINES
-        }
-        for seed in range(-1, ROUNDS):  # the first round opens the blocks and does not count
-            for engine, flow in flows.items():
-                start = time.perf_counter()
-                flow.generate(seed=max(seed, 0), label=0)
-                if seed >= 0:
-                    samples[engine].append(1000 * (time.perf_counter() - start))
-    return {engine: statistics.median(found) for engine, found in samples.items()}
+        ]
+        return dict(zip(TIMED_ENGINES, sample_pictures(flows, guided=False), strict=True))
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def render(bundle: Bundle) -> str:
         f"  licence   {source.licence or 'not stated'}",
         *describe_model(spec),
         "",
-        "memory for one picture (one block in memory at a time, or all of them)",
+        "weights and caches in memory for one picture (of one block at a time, or of all)",
         _memory_table(manifest),
         "",
         "graphs",

@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(plan_report(name, settled, saved, conditions))
     else:
-        print_plan(name, settled, saved, conditions)
+        print_plan(name, settled, saved, conditions, asked=arguments.save)
     if arguments.plot:
         _try(lambda: _plot(arguments.plot, name, settled.best), errors)
     if errors:  # after what was measured is printed

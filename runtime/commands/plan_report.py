@@ -43,8 +43,14 @@ def plan_report(name: str, settled: Settled, saved: Path | None, conditions: str
     }
 
 
-def print_plan(name: str, settled: Settled, saved: Path | None, conditions: str) -> None:
-    """A table without and one with guidance, what was compared, and what happens with it."""
+def print_plan(
+    name: str, settled: Settled, saved: Path | None, conditions: str, *, asked: bool
+) -> None:
+    """A table without and one with guidance, what was compared, and what happens with it.
+
+    Args:
+        asked: whether it was to be saved; where that failed, an error follows.
+    """
     best = settled.best
     for guided, options in enumerate((best.plain, best.guided)):
         threads = f"{best.threads} thread{'s' * (best.threads > 1)}{', spinning' * best.spinning}"
@@ -58,7 +64,10 @@ def print_plan(name: str, settled: Settled, saved: Path | None, conditions: str)
         f"conditions: {conditions}; calls are medians of bursts that take turns, without a verdict"
     )
     print("".join(f"{line}\n" for line in [*settled.kept, *_without_windows(settled)]), end="")
-    print(f"saved as {saved}" if saved else "not saved: --save makes generate use it")
+    if saved:
+        print(f"saved as {saved}")
+    elif not asked:
+        print("not saved: --save makes generate use it")
 
 
 def _without_windows(settled: Settled) -> list[str]:
