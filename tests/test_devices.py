@@ -53,7 +53,7 @@ def test_lookup_forgives_spelling(name: str) -> None:
     ("name", "hint"),
     [
         ("rtx4060", "did you mean rtx-4060"),
-        ("pixel", "did you mean pixel-8a, pixel-10, pixel-9a, pixel-10a"),
+        ("pixel", "did you mean pixel-8a, pixel-10, pixel-9, pixel-9a, pixel-10a"),
         ("zzzz", "see flowship devices"),
         ("", "see flowship devices"),
     ],
@@ -64,13 +64,13 @@ def test_unknown_names_get_suggestions(name: str, hint: str) -> None:
 
 
 def test_selection() -> None:
-    pixels = {"pixel-8a", "pixel-9a", "pixel-10", "pixel-10a"}
+    pixels = {"pixel-8a", "pixel-9", "pixel-9a", "pixel-10", "pixel-10a"}
     assert {d.id for d in select_devices("pixel")} == pixels
     assert all(d.group == "phone" for d in select_devices(group="phone"))
     assert select_devices("pixel", "laptop") == []
 
 
-PHONES = "iphone-15 iphone-16 iphone-17 galaxy-s24 galaxy-s25 pixel-8a pixel-9a pixel-10"
+PHONES = "iphone-15 iphone-16 iphone-17 galaxy-s24 galaxy-s25 pixel-8a pixel-9 pixel-9a pixel-10"
 
 
 @pytest.mark.parametrize("name", PHONES.split())
@@ -103,7 +103,7 @@ def test_wrong_numbers_are_refused() -> None:
 def test_command_lists_and_filters(flowship: Terminal) -> None:
     assert "rtx-4060" in flowship.ok("devices").out
     found = flowship.ok("devices", "--class", "phone", "--find", "pixel", "--json").json
-    assert len(found["devices"]) == 4 and {d["group"] for d in found["devices"]} == {"phone"}
+    assert len(found["devices"]) == 5 and {d["group"] for d in found["devices"]} == {"phone"}
 
 
 def test_command_shows_one_with_its_sources(flowship: Terminal) -> None:
