@@ -21,7 +21,7 @@ from ..runtime.reasons import in_few_lines
 from ..runtime.schema import from_json, parse_json, to_json
 from ..runtime.text import printable
 from ..runtime.text_files import read_text
-from ..runtime.trust import NOT_A_SPEED
+from ..runtime.untimed import NOT_A_SPEED
 from .row import EQUAL_DB, Row, summarized
 
 FORMATS = ("md", "csv", "json", "jsonl")

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..runtime.atomic import atomic_file
 from ..runtime.table import format_number
 from ..runtime.text import printable
-from ..runtime.trust import NOT_A_SPEED
+from ..runtime.untimed import NOT_A_SPEED
 from .formats import compact, reached, remarks, told_apart
 from .row import EQUAL_DB, Row
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..runtime.stats import median_uncertainty, percentile, relative_iqr
-from ..runtime.trust import UNTIMED_ENGINES, UNTIMED_NOTE, Trust, usable
+from ..runtime.trust import Trust, usable
+from ..runtime.untimed import UNTIMED_ENGINES, UNTIMED_NOTE
 
 Status = Literal["ok", "skipped", "failed"]
 

@@ -12,7 +12,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -109,16 +109,20 @@ def _import(module: str):  # type: ignore[no-untyped-def]
     return importlib.import_module(f"{__package__.rpartition('.')[0]}.{module}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, loaded: Callable[[], None] = lambda: None) -> int:
     """Run one command; returns the exit status: 0, 1 for failure, 2 for misuse, 128 + n for a
     signal.
+
+    Args:
+        argv: the words of the command; None for those of this process.
+        loaded: called once the command's modules are imported.
 
     Exceptions that nobody expected are raised where the environment has FLOWSHIP_TRACEBACK.
     """
     arguments = _join_words(list(sys.argv[1:] if argv is None else argv))
     name = f"flowship {arguments[0]}" if arguments and arguments[0] in COMMANDS else "flowship"
     try:
-        status = _run(arguments)
+        status = _run(arguments, loaded)
         _flush()
         return status
     except BaseException as error:
@@ -129,13 +133,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], loaded: Callable[[], None]) -> int:
     _check_command(arguments)
     try:
         parser = build_parser(arguments[0] if arguments else None)
         parsed, unknown = parser.parse_known_args(arguments)
     except SystemExit as end:  # --help, --version and misuse: argparse has printed it
         return int(end.code or 0)
+    loaded()
     _check_lists(arguments, parsed)
     if unknown:  # argparse would send to the help of all commands
         words = " ".join(unknown)

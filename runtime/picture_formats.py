@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import features
 
 from .atomic import atomic_file
 from .errors import UsageError
@@ -115,8 +114,11 @@ def check_pixels(path: PathLike, kind: str, width: int, height: int) -> None:
     Raises:
         UsageError: or pillow was built without the format.
     """
-    if kind in (JPEG, WEBP) and not features.check({JPEG: "jpg", WEBP: "webp"}[kind]):
-        raise UsageError(f"{path}: pillow was built without {kind} here: name a .png")
+    if kind in (JPEG, WEBP):
+        from PIL import features  # most pictures are PNGs
+
+        if not features.check({JPEG: "jpg", WEBP: "webp"}[kind]):
+            raise UsageError(f"{path}: pillow was built without {kind} here: name a .png")
     limit = _MAX_SIDE.get(kind)
     if limit is not None and max(width, height) > limit:
         raise UsageError(

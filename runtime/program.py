@@ -44,7 +44,7 @@ def run(loaded: Callable[[], None] = lambda: None) -> int:
     """Run ``flowship`` with the words of this process; returns its exit status.
 
     Args:
-        loaded: called once the command line is imported.
+        loaded: called once the command's modules are imported.
     """
     _open_closed_streams()
     numbers = _fatal_signals()
@@ -54,10 +54,9 @@ def run(loaded: Callable[[], None] = lambda: None) -> int:
         _name_failures(getattr(sys, name), name)
     from .cli import main
 
-    loaded()
     try:
         _handle(numbers, interrupter)
-        return main()
+        return main(loaded=loaded)
     except KeyboardInterrupt as error:  # before or after main() listened
         return exit_status(error)
     finally:

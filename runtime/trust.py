@@ -31,12 +31,6 @@ BETWEEN_RUNS = 0.15
 PULSES_DIFFER = 0.25  # the same where the machine's own pulse was not the same, or is not known
 PULSE_EFFECT = 0.03  # a difference of two pulses that counts as one
 
-NOT_A_SPEED = "not a speed"
-UNTIMED_ENGINES = ("coreml-interpreter",)  # it checks the file; a device runs it otherwise
-UNTIMED_NOTE = (
-    "coreml-interpreter checks files in Python: its time is not a speed, no device runs them so"
-)
-
 Levels = list[tuple[int, str]]
 
 

@@ -22,7 +22,7 @@ from flowship.runtime.commands.compare import Compared, comparison_table
 from flowship.runtime.conditions import Disturbance, Watch
 from flowship.runtime.plan import Plan
 from flowship.runtime.plan_verdict import time_plan
-from flowship.runtime.trust import UNTIMED_ENGINES
+from flowship.runtime.untimed import UNTIMED_ENGINES
 
 QUIET = Disturbance(0.0, 0.0, 1.0, 1e-4)
 BUSY = Disturbance(1.0, 0.0, 1.0, 1e-4)

@@ -17,7 +17,8 @@ from ...runtime.footprint import footprints
 from ...runtime.plan_verdict import sample_pictures
 from ...runtime.stats import relative_iqr
 from ...runtime.table import format_bytes, format_table
-from ...runtime.trust import NOT_A_SPEED, Series, judge
+from ...runtime.trust import Series, judge
+from ...runtime.untimed import NOT_A_SPEED
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = Path(os.path.relpath(ROOT / "apps" / "demo" / "fmnist_model_4_128_4_4_0.10.pth"))

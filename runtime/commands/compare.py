@@ -32,17 +32,8 @@ from ..progress import ProgressLine
 from ..reasons import in_few_lines
 from ..stats import relative_iqr
 from ..table import format_bytes, format_interval, format_number, format_table
-from ..trust import (
-    MIN_SECONDS,
-    NOT_A_SPEED,
-    TRUSTED_SAMPLES,
-    UNTIMED_ENGINES,
-    UNTIMED_NOTE,
-    Series,
-    Trust,
-    judge,
-    series_of,
-)
+from ..trust import MIN_SECONDS, TRUSTED_SAMPLES, Series, Trust, judge, series_of
+from ..untimed import NOT_A_SPEED, UNTIMED_ENGINES, UNTIMED_NOTE
 from ..verification import runnable_engines
 from .options import add_bundle, add_report, add_threads, print_json
 

@@ -24,7 +24,7 @@ from ..pictures import read_latents
 from ..progress import ProgressLine, format_seconds
 from ..recipe import PHILOX_NOISE, Recipe
 from ..recipe_files import read_recipe
-from ..trust import NOT_A_SPEED, UNTIMED_ENGINES
+from ..untimed import NOT_A_SPEED, UNTIMED_ENGINES
 from .job import (
     Job,
     check_recipe_size,

@@ -31,7 +31,7 @@ from ..progress import ProgressLine
 from ..saved_plans import SavedPlan, make_plans_folder, save_plan
 from ..table import format_bytes
 from ..timing import sequential_estimate
-from ..trust import UNTIMED_ENGINES, UNTIMED_NOTE
+from ..untimed import UNTIMED_ENGINES, UNTIMED_NOTE
 from .options import add_bundle, add_report, print_json, thread_count
 from .plan_report import plan_report, print_plan
 
