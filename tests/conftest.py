@@ -21,6 +21,8 @@ from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from tarflow_checkpoints import State
+
     from flowship.export.options import ConfigOverrides
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,6 +54,15 @@ def golden_model(name: str) -> GoldenModel:
 @pytest.fixture(params=GOLDEN_NAMES)
 def golden(request: pytest.FixtureRequest) -> GoldenModel:
     return golden_model(request.param)
+
+
+@pytest.fixture
+def state() -> State:
+    """The unconditional golden model: 2 blocks, 1 layer, 3 channels in patches of 2."""
+    import torch
+
+    result: State = torch.load(GOLDEN / f"{UNCONDITIONAL}.pth", weights_only=True)
+    return result
 
 
 @pytest.fixture
