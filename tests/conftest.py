@@ -22,6 +22,7 @@ from flowship.runtime.progress import ProgressLine
 
 if TYPE_CHECKING:
     from executorch_programs import Exported as ExecuTorchProgram
+    from laptop_server import Running
     from tarflow_checkpoints import State
 
     from flowship.export.options import ConfigOverrides
@@ -158,6 +159,22 @@ def executorch_runtime(
     cache = shim_cache if request.param == "shim" else tmp_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return str(request.param)
+
+
+# ---- the server ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """``flowship serve`` with the embedded bundle and a site of three files, in a thread."""
+    from laptop_server import running_server
+
+    site = tmp_path_factory.mktemp("site")
+    (site / "index.html").write_text("<!doctype html><title>flowship</title>")
+    (site / "app.js").write_text("export {};")
+    (site / "engine.wasm").write_bytes(b"\0asm")
+    with running_server(web_app=site) as running:
+        yield running
 
 
 # ---- the web app --------------------------------------------------------------------------------
