@@ -15,7 +15,8 @@ OLDEST_PYTHON ?= $(firstword $(shell \
     "$$p" -c "" 2>/dev/null && echo "$$p"; done) $(PYTHON))
 OLDEST_TESTS := $(patsubst %,tests/test_%.py,every_form packed_weights atomic locks \
   machine_limits user_folders bundle_files images labels noise pictures recipe_png schema \
-  bench_stats bench_formats server)
+  bench_stats bench_formats server_pictures server_files server_access server_refusals \
+  server_queue server_command)
 EMBEDDED := runtime/embedded
 CHECKPOINT := apps/demo/fmnist_model_4_128_4_4_0.10.pth
 # Thread pools that spin would fight over the cores; the engines set their own thread counts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,3 +55,9 @@ class Terminal:
         assert ran.err.startswith("flowship")
         assert "Traceback" not in ran.err
         return ran.err
+
+
+def nothing_written(*allowed: str) -> None:
+    """The folder that ``flowship`` ran in holds what a test put there, and nothing else."""
+    found = sorted(os.listdir())
+    assert found == sorted(allowed), found

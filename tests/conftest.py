@@ -21,6 +21,10 @@ from flowship.runtime.bundle import EMBEDDED
 from flowship.runtime.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from executorch_programs import Exported as ExecuTorchProgram
+    from laptop_server import Running
+    from tarflow_checkpoints import State
+
     from flowship.export.options import ConfigOverrides
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,6 +56,15 @@ def golden_model(name: str) -> GoldenModel:
 @pytest.fixture(params=GOLDEN_NAMES)
 def golden(request: pytest.FixtureRequest) -> GoldenModel:
     return golden_model(request.param)
+
+
+@pytest.fixture
+def state() -> State:
+    """The unconditional golden model: 2 blocks, 1 layer, 3 channels in patches of 2."""
+    import torch
+
+    result: State = torch.load(GOLDEN / f"{UNCONDITIONAL}.pth", weights_only=True)
+    return result
 
 
 @pytest.fixture
@@ -104,6 +117,64 @@ def exported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Export
         return path
 
     return export
+
+
+# ---- ExecuTorch ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExecuTorchProgram]:
+    """Lowered once for all tests of them: it takes most of a minute."""
+    from executorch_programs import lower_programs
+
+    return lower_programs(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(scope="session")
+def shim_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from executorch_programs import HAS_COMPILER
+
+    from flowship.runtime.engines.executorch_shim import build
+
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        if HAS_COMPILER:
+            build.build()
+    return cache
+
+
+@pytest.fixture(params=["shim", "python"])
+def executorch_runtime(
+    request: pytest.FixtureRequest,
+    shim_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """Runs a test with each of the two runtimes."""
+    from executorch_programs import HAS_COMPILER
+
+    if request.param == "shim" and not HAS_COMPILER:
+        pytest.skip("no C++ compiler")
+    cache = shim_cache if request.param == "shim" else tmp_path
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return str(request.param)
+
+
+# ---- the server ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """``flowship serve`` with the embedded bundle and a site of three files, in a thread."""
+    from laptop_server import running_server
+
+    site = tmp_path_factory.mktemp("site")
+    (site / "index.html").write_text("<!doctype html><title>flowship</title>")
+    (site / "app.js").write_text("export {};")
+    (site / "engine.wasm").write_bytes(b"\0asm")
+    with running_server(web_app=site) as running:
+        yield running
 
 
 # ---- the web app --------------------------------------------------------------------------------

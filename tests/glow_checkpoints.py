@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -351,3 +352,12 @@ def _save(path: Path, state: State, change: Callable[[State], None] | None = Non
         change(state)
     torch.save(state, path)
     return path
+
+
+# ---- for tables of cases ------------------------------------------------------------------------
+
+ros, oai, nf = write_rosinality, write_openai, write_normflows
+chai = partial(write_flow_layers, port="chaiyujin")
+y0 = partial(write_flow_layers, port="y0ast")
+SIZED = GlowFlags(image_size=(8, 16), n_bits=5)
+SIGMOID = GlowFlags(scale_map="sigmoid")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from flowship.apps.server.server import Server
 from flowship.apps.server.static import WEB_APP
 
 TOKEN = "a-token-of-the-tests"
+# A job that others wait for, or that is cancelled.
+LONG = {"seeds": [str(i) for i in range(64)], "guidance": 1.0, "labels": [7], "preview": False}
 Json = dict[str, Any]
 
 
@@ -147,3 +151,25 @@ def running_server(
             assert not thread.is_alive()
     finally:
         models.close()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def named(events: list[tuple[str, Any]], name: str) -> list[Any]:
+    return [data for found, data in events if found == name]
+
+
+def until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def generating(server: Running, body: Any) -> tuple[Any, Any]:
+    """A stream that is open: its connection and its answer."""
+    connection = server.connect()
+    server.begin(connection, "POST", "/api/generate", body)
+    return connection, connection.getresponse()

@@ -20,15 +20,13 @@ import pytest
 import torch
 from conftest import UNCONDITIONAL, golden_model
 from safetensors.torch import save_file
-from test_checkpoint import State, prefixed, refusal, same_weights, save, state
+from tarflow_checkpoints import State, prefixed, refusal, same_weights, save
 
 from flowship.export.checkpoint import Checkpoint
 from flowship.export.sources import checkpoint_files
 from flowship.export.sources.checkpoint_files import find_files
 from flowship.export.sources.safetensors_file import SafetensorsFile
 from flowship.runtime.errors import CheckpointError, UsageError
-
-__all__ = ["state"]  # a fixture
 
 GOOD = golden_model(UNCONDITIONAL).checkpoint
 

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from glow_checkpoints import (
+    SIGMOID,
+    SIZED,
     Graphs,
+    chai,
+    nf,
+    oai,
     open_glow,
     openai_variables,
-    write_flow_layers,
-    write_normflows,
-    write_openai,
-    write_rosinality,
+    ros,
+    y0,
 )
 from tf_files import write_checkpoint
 from torch import Tensor
@@ -24,11 +27,6 @@ from torch import Tensor
 from flowship.export.families.glow import GlowFlags, GlowModel, emit_encode, reference_of
 
 Make = Callable[[Path], Path]
-SIZED = GlowFlags(image_size=(8, 16), n_bits=5)
-ros, oai, nf = write_rosinality, write_openai, write_normflows
-chai = partial(write_flow_layers, port="chaiyujin")
-y0 = partial(write_flow_layers, port="y0ast")
-SIGMOID = GlowFlags(scale_map="sigmoid")
 
 CASES: dict[str, tuple[Make, GlowFlags]] = {
     "rosinality, affine LU": (ros, SIZED),

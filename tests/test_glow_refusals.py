@@ -12,14 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from glow_checkpoints import (
-    open_glow,
-    openai_variables,
-    write_flow_layers,
-    write_normflows,
-    write_openai,
-    write_rosinality,
-)
+from glow_checkpoints import SIGMOID, SIZED, chai, nf, oai, open_glow, openai_variables, ros, y0
 from tf_files import write_checkpoint
 
 from flowship.export.families.glow import (
@@ -32,11 +25,6 @@ from flowship.export.families.glow import (
 from flowship.runtime.errors import CheckpointError, UsageError
 
 State = dict[str, Any]
-SIZED = GlowFlags(image_size=(8, 16), n_bits=5)
-SIGMOID = GlowFlags(scale_map="sigmoid")
-ros, oai, nf = write_rosinality, write_openai, write_normflows
-chai = partial(write_flow_layers, port="chaiyujin")
-y0 = partial(write_flow_layers, port="y0ast")
 FIRST = "flow.layers.1."
 
 

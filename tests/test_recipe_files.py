@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from command_line import Terminal
 from PIL import Image
+from recipes import recipe
 
 from flowship.runtime.errors import UsageError
 from flowship.runtime.picture_formats import encode_picture, has_room
@@ -20,18 +21,7 @@ from flowship.runtime.png import encode_png
 from flowship.runtime.recipe import Between, Recipe
 from flowship.runtime.recipe_files import read_recipe
 
-RECIPE = Recipe(
-    flowship_version="0.1.0",
-    bundle="fashion-mnist",
-    bundle_sha256="a" * 64,
-    engine="onnx",
-    engine_version="onnxruntime 1.32.0",
-    device="cpu",
-    precision="fp32",
-    plan_sha256="b" * 64,
-    seeds=(7,),
-    labels=(None,),
-)
+RECIPE = recipe()
 PICTURE = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 6)).astype(np.uint8)
 PLAIN = encode_png(PICTURE)
 TEXT = RECIPE.dumps().encode()

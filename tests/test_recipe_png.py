@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from recipes import recipe
 
 from flowship.runtime.errors import UsageError
 from flowship.runtime.png import encode_png, write_png
@@ -19,15 +20,7 @@ from flowship.runtime.recipe import MAX_PICTURES, PHILOX_NOISE, Recipe
 from flowship.runtime.recipe_files import read_recipe
 from flowship.runtime.schema import to_json
 
-RECIPE = Recipe(
-    flowship_version="0.1.0",
-    bundle="fashion-mnist",
-    bundle_sha256="a" * 64,
-    engine="onnx",
-    engine_version="onnxruntime 1.32.0",
-    device="cpu",
-    precision="fp32",
-    plan_sha256="b" * 64,
+RECIPE = recipe(
     seeds=(1, 2, 3, 9, (1 << 64) - 1),
     labels=(0, None, 2, 3, 4),
     guidance=1.5,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from laptop_server import Running, running_server
+from laptop_server import Running
 
 from flowship.apps.server.app import OPERATIONS
 from flowship.apps.server.openapi import describe_api
@@ -18,12 +16,6 @@ from flowship.apps.server.openapi import describe_api
 BODIES = {op.path: op.body for op in OPERATIONS if op.body}
 SCHEMAS = describe_api()["components"]["schemas"]
 ALL = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running_server() as running:
-        yield running
 
 
 def _alive(server: Running) -> None:

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import Terminal
-from laptop_server import Running, running_server
+from laptop_server import Running
 
 from flowship.apps.server import client_example
 from flowship.runtime import Flow
 from flowship.runtime.flow import draw_noise
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running_server() as running:
-        yield running
 
 
 def test_steps_between_two_seeds_are_made_again(server: Running, flowship: Terminal) -> None:
