@@ -32,7 +32,7 @@ def test_static_files(server: Running) -> None:
     "path",
     ["/../pyproject.toml", "/%2e%2e/%2e%2e/pyproject.toml", "/..%5c..%5cpyproject.toml",
      "//etc/passwd", "/bundle/../bundle.py", "/%00",
-     "/bundle/..%2f..%2fflow.py"],
+     "/bundle/..%2f..%2fflow.py", "/.", "/x/.."],
 )  # fmt: skip
 def test_paths_stay_inside(server: Running, path: str) -> None:
     answer = server.ask("GET", path)

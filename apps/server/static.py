@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -40,6 +40,8 @@ class Files(StaticFiles):
         if "\0" in path:  # no file system takes it
             raise HTTPException(404)
         response = await super().get_response(path, scope)
+        if isinstance(response, RedirectResponse):  # "/." and the like: the app has one address
+            raise HTTPException(404)
         kind = _TYPES.get(PurePosixPath(path).suffix.lower())
         if kind and response.status_code == 200:
             response.headers["Content-Type"] = kind
